@@ -1,0 +1,93 @@
+"""One style for every figure: one colour a method, readable in light and dark, with alt text."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from hashlib import sha256
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+INK = "#010203"  # stands for the page's own text colour in a drawing
+COLORS = {  # from the palette of Okabe and Ito, at least 3:1 against a white and a dark page
+    "ERM": "#808080",
+    "n-SAM": "#0072B2",
+    "m-SAM": "#009E73",
+    "1-SAM": "#D55E00",
+    "random": "#B5659A",
+}
+LINES = {"ERM": ":", "n-SAM": "--", "m-SAM": "-.", "1-SAM": "-", "random": (0, (1, 3))}
+
+STYLE = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "none",
+    "figure.figsize": (7.2, 3.4),
+    "figure.constrained_layout.use": True,
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "grid.alpha": 0.15,
+    "grid.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "mathtext.fontset": "dejavusans",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "samkit",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def line(method: str, **changes) -> dict:
+    """Keyword arguments for ``ax.plot``: the colour, dash and label of a method."""
+    return {"color": COLORS[method], "linestyle": LINES[method], "label": method, **changes}
+
+
+def subplots(*args, **kwargs):
+    """``plt.subplots`` in the book's style."""
+    with matplotlib.rc_context(STYLE):
+        return plt.subplots(*args, **kwargs)
+
+
+class Picture:
+    """A finished figure: an inline SVG in the text colour of the page around it."""
+
+    def __init__(self, svg: str, alt: str):
+        self.svg, self.alt = svg, alt
+
+    def _repr_html_(self):
+        return self.svg
+
+    def __repr__(self):
+        return f"<figure: {self.alt}>"
+
+
+def show(figure, alt: str) -> Picture:
+    """Close a matplotlib figure and return it as the last value of a cell.
+
+    ``alt`` says in words what the picture shows, for those who cannot see it; ValueError if it is
+    shorter than a sentence.
+    """
+    if len(alt.split()) < 6:
+        raise ValueError(f"alt={alt!r}: say in a sentence what the figure shows")
+    with matplotlib.rc_context(STYLE), io.StringIO() as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        drawing = file.getvalue()
+    plt.close(figure)
+    drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    prefix = "f" + sha256((drawing + alt).encode()).hexdigest()[:8] + "-"
+    drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}", drawing)
+    words = html.escape(alt, quote=True)
+    drawing = drawing.replace(
+        "<svg", f'<svg class="samkit-figure" role="img" aria-label="{words}"', 1
+    )
+    return Picture(drawing, alt)

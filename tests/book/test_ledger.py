@@ -1,0 +1,52 @@
+"""The ledger and the chapters speak of the same rows, without executing anything."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from samkit import claims
+from tools.book import is_notebook, toc_pages
+
+CALL = re.compile(r"claims\.check\(\s*[\"']([^\"']+)[\"']")
+BOX = re.compile(r"^```\{claim\} (\S+)$", re.MULTILINE)
+
+
+def chapters():
+    return [page for page in toc_pages() if is_notebook(page)]
+
+
+@pytest.fixture(scope="module")
+def checked():
+    """(row, chapter) for every check in the text of the chapters."""
+    return [
+        (claim_id, page.stem)
+        for page in chapters()
+        for claim_id in CALL.findall(page.read_text(encoding="utf-8"))
+    ]
+
+
+def test_every_row_that_a_chapter_checks_is_in_the_ledger_under_that_chapter(checked):
+    assert checked
+    for claim_id, chapter in checked:
+        assert claims.find(claim_id).chapter == chapter
+
+
+def test_no_row_is_checked_twice(checked):
+    assert not [row for row, count in Counter(id_ for id_, _ in checked).items() if count > 1]
+
+
+def test_every_row_with_a_tolerance_is_checked(checked):
+    with_tolerance = {c.id for c in claims.ledger().values() if c.tolerance is not None}
+    assert with_tolerance == {id_ for id_, _ in checked}
+
+
+def test_every_row_has_a_numbered_chapter():
+    for claim in claims.ledger().values():
+        assert re.fullmatch(r"\d\d-[a-z0-9-]+", claim.chapter), claim.id
+
+
+@pytest.mark.parametrize("page", toc_pages(), ids=lambda page: page.stem)
+def test_every_claim_box_names_a_row(page):
+    for claim_id in BOX.findall(page.read_text(encoding="utf-8")):
+        claims.find(claim_id)

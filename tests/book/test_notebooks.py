@@ -1,0 +1,72 @@
+"""notebooks/ is book/ in another form, and nbval really compares it."""
+
+import subprocess
+import sys
+
+import jupytext
+import nbformat
+import pytest
+
+from tools import notebooks
+
+CHAPTERS = pytest.mark.parametrize("page", notebooks.chapters(), ids=lambda page: page.stem)
+
+
+@CHAPTERS
+def test_the_notebook_is_in_step_with_its_chapter(page):
+    committed = notebooks.notebook_path(page).read_text(encoding="utf-8")
+    expected = nbformat.writes(notebooks.convert(page, notebooks.stored_outputs(page))) + "\n"
+    assert committed == expected, "run `make notebooks`"
+
+
+@CHAPTERS
+def test_every_compared_cell_has_a_reference_output(page):
+    notebook = nbformat.read(notebooks.notebook_path(page), as_version=4)
+    compared = [cell for cell in notebook.cells if notebooks.is_compared(cell)]
+    assert compared, "tag a cell that prints the chapter's numbers with nbval-check-output"
+    for cell in compared:
+        assert cell.outputs, cell.source
+        assert all(output.output_type != "error" for output in cell.outputs)
+
+
+@CHAPTERS
+def test_the_round_trip_through_ipynb_loses_nothing(page):
+    text = page.read_text(encoding="utf-8")
+    notebook = jupytext.reads(text, fmt="md:myst")
+    as_json = nbformat.writes(notebook)
+    again = jupytext.writes(nbformat.reads(as_json, as_version=4), fmt="md:myst")
+    body = text.split("\n---\n", 1)[1]
+    assert again.split("\n---\n", 1)[1] == body
+
+
+def test_no_notebook_without_a_chapter():
+    expected = {notebooks.notebook_path(page) for page in notebooks.chapters()}
+    assert set(notebooks.FOLDER.glob("*.ipynb")) == expected
+
+
+def run_nbval(path):
+    command = ["-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+    return subprocess.run(
+        [sys.executable, *command, str(path)], capture_output=True, text=True, cwd=path.parent
+    )
+
+
+def test_nbval_fails_when_one_digit_of_a_reference_output_changes(tmp_path):
+    """On a notebook of two cells: the same machinery as on a chapter, in seconds."""
+    cell = nbformat.v4.new_code_cell(
+        "print('loss 0.0150560')",
+        metadata={"tags": [notebooks.COMPARED]},
+        outputs=[nbformat.v4.new_output("stream", name="stdout", text="loss 0.0150560\n")],
+        execution_count=1,
+    )
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    path = tmp_path / "digits.ipynb"
+    nbformat.write(notebook, path)
+    good = run_nbval(path)
+    assert good.returncode == 0, good.stdout
+    cell.outputs[0].text = "loss 0.0150561\n"
+    nbformat.write(notebook, path)
+    changed = run_nbval(path)
+    assert changed.returncode == 1, changed.stdout
+    assert "0.0150561" in changed.stdout

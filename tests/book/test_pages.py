@@ -1,0 +1,131 @@
+"""The built pages in a real browser, every request that leaves this machine refused."""
+
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tools import book, browser
+
+PAGES = [page.relative_to(book.ROOT).with_suffix(".html").as_posix() for page in book.toc_pages()]
+
+
+@pytest.fixture(scope="session")
+def site():
+    with book.server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=browser.find_or_get(),
+            args=["--no-sandbox", "--disable-background-networking", "--disable-quic"],
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(chromium, site, request):
+    """A tab that fails the test on a console error or a request to elsewhere."""
+    context = chromium.new_context(color_scheme=request.param, reduced_motion="reduce")
+    tab = context.new_page()
+    wrong = []
+    tab.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
+    tab.on(
+        "console",
+        lambda message: (
+            wrong.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
+
+    def only_local(route):
+        if route.request.url.startswith((site, "data:", "blob:")):
+            route.continue_()
+        else:
+            wrong.append(f"request to {route.request.url}")
+            route.abort()
+
+    context.route("**/*", only_local)
+    tab.scheme = request.param
+    yield tab
+    context.close()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_page(page, site, path):
+    response = page.goto(site + path, wait_until="load")
+    assert response.ok
+    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise")
+    page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+
+    assert page.locator("article h1").count() == 1
+    assert page.evaluate("document.documentElement.dataset.theme") == page.scheme
+    # every formula is drawn, and none as an error
+    assert page.locator("article .math:not(:has(mjx-container))").count() == 0
+    assert page.locator("mjx-merror, [data-mml-node=merror]").count() == 0
+    # every picture is there and says what it shows
+    for picture in page.locator("article img").all():
+        assert picture.get_attribute("alt")
+        assert picture.evaluate("img => img.complete && img.naturalWidth > 0")
+    for drawing in page.locator("svg.samkit-figure").all():
+        assert len(drawing.get_attribute("aria-label")) > 20
+        box = drawing.bounding_box()
+        assert box["width"] > 200 and box["height"] > 100
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_sticks_out_sideways(chromium, site, path, width):
+    tab = chromium.new_page(viewport={"width": width, "height": 800})
+    tab.goto(site + path)
+    excess = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    tab.close()
+    assert excess <= 0
+
+
+def test_every_local_link_leads_somewhere(chromium, site):
+    tab = chromium.new_page()
+    targets = set()
+    for path in PAGES:
+        tab.goto(site + path)
+        links = tab.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+        targets |= {link for link in links if link.startswith(site)}
+    broken = []
+    for url, fragments in _by_page(targets).items():
+        if not tab.goto(url).ok:
+            broken.append(url)
+        elif url.endswith(".html"):
+            broken += [
+                f"{url}#{fragment}"
+                for fragment in fragments
+                if not tab.evaluate("id => !!document.getElementById(id)", fragment)
+            ]
+    tab.close()
+    assert broken == []
+
+
+def _by_page(urls):
+    pages = {}
+    for url in urls:
+        parts = urlsplit(url)
+        fragments = pages.setdefault(parts._replace(fragment="").geturl(), set())
+        if parts.fragment:
+            fragments.add(parts.fragment)
+    # pages only: a download would start instead of opening
+    return {url: found for url, found in pages.items() if url.endswith((".html", "/"))}
+
+
+def test_the_ledger_shows_the_verdicts_that_the_chapters_reported(chromium, site):
+    tab = chromium.new_page()
+    tab.goto(site + "book/ledger.html")
+    row = tab.locator("[id='claim-fig06.digits']")
+    assert row.locator(".verdict").inner_text() == "PASS"
+    assert "at most 1e-06" in row.inner_text()
+    tab.close()

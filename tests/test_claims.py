@@ -1,0 +1,112 @@
+import nbformat
+import pytest
+
+from samkit import claims
+from samkit.claims import Claim, ClaimFailed, Verdict
+
+ROW = dict(
+    id="x", statement="s", place="p", kind="theorem", chapter="c", scale="ci", check="how",
+    sense="at most", tolerance=1.0, reason="because",
+)  # fmt: skip
+
+
+@pytest.fixture
+def row(monkeypatch):
+    """A ledger with one row, as described."""
+
+    def put(**changes):
+        claim = Claim(**{**ROW, **changes})
+        monkeypatch.setattr(claims, "ledger", lambda: {claim.id: claim})
+        return claim
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("sense", "low", "high", "verdict"),
+    [
+        ("at most", 0.5, 0.5, "PASS"),
+        ("at most", 1.0, 1.0, "PASS"),
+        ("at most", 1.1, 1.1, "FAIL"),
+        ("at most", 0.9, 1.1, "INCONCLUSIVE"),
+        ("at most", float("nan"), float("nan"), "FAIL"),
+        ("at least", 1.1, 1.3, "PASS"),
+        ("at least", 0.5, 0.9, "FAIL"),
+        ("at least", 0.9, 1.1, "INCONCLUSIVE"),
+        ("at least", float("nan"), 2.0, "FAIL"),
+    ],
+)
+def test_the_verdict_follows_from_the_tolerance(sense, low, high, verdict):
+    assert Claim(**{**ROW, "sense": sense}).judge(low, high) == verdict
+
+
+def test_a_failed_check_stops_the_cell(row):
+    row()
+    assert claims.check("x", 0.5).verdict is Verdict.PASS
+    assert claims.check("x", (0.5, 2)).verdict is Verdict.INCONCLUSIVE
+    with pytest.raises(ClaimFailed, match="Measured 2, wanted at most 1"):
+        claims.check("x", 2)
+
+
+def test_a_known_miss_must_go_on_missing(row):
+    row(known_miss="the paper uses another seed")
+    assert claims.check("x", 2).verdict is Verdict.FAIL
+    with pytest.raises(ClaimFailed, match="known miss"):
+        claims.check("x", 0.5)
+
+
+def test_an_unknown_row_is_named_with_those_there_are(row):
+    row()
+    with pytest.raises(KeyError, match=r"no row 'y'.*there are: x"):
+        claims.check("y", 1)
+
+
+def test_a_row_without_a_tolerance_cannot_be_checked(row):
+    row(tolerance=None, sense="", reason="")
+    with pytest.raises(ValueError, match="has no tolerance"):
+        claims.check("x", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chapter": ""}, "chapter is empty"),
+        ({"kind": "rumour"}, "unknown kind"),
+        ({"sense": "about"}, "sense"),
+        ({"reason": ""}, "reason"),
+    ],
+)
+def test_a_row_must_be_whole(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Claim(**{**ROW, **changes})
+
+
+def notebook(*reports):
+    cells = []
+    for report in reports:
+        data, metadata = report._repr_mimebundle_()
+        output = nbformat.v4.new_output("display_data", data, metadata=metadata)
+        cells.append(nbformat.v4.new_code_cell("", outputs=[output]))
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text"), *cells])
+
+
+def test_reports_travel_in_the_notebook(row):
+    row()
+    report = claims.check("x", (0.25, 0.5), "detail <3")
+    assert claims.collect({"c": notebook(report)}) == {"x": report}
+    data, _ = report._repr_mimebundle_()
+    assert data["text/plain"] == "PASS  x  (at most 1)"
+    assert "detail &lt;3" in data["text/html"] and "0.25 to 0.5" in data["text/html"]
+
+
+def test_collecting_refuses_what_does_not_fit(row, monkeypatch):
+    row()
+    report = claims.check("x", 0.5)
+    with pytest.raises(ValueError, match="reported twice"):
+        claims.collect({"c": notebook(report, report)})
+    with pytest.raises(ValueError, match="a row of c"):
+        claims.collect({"another": notebook(report)})
+    stored = notebook(report)
+    monkeypatch.setattr(claims, "ledger", dict)
+    with pytest.raises(ValueError, match="which the ledger does not have"):
+        claims.collect({"c": stored})

@@ -1,0 +1,1 @@
+"""What the Makefile calls: build the book, keep the notebooks in step, find a browser."""

@@ -1,0 +1,59 @@
+"""Find a Chromium to look at the pages with, or get one: `python -m tools.browser`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+
+
+def installed() -> str | None:
+    """The path of a Chromium or Chrome on this machine, one that Playwright fetched included."""
+    from playwright.sync_api import sync_playwright
+
+    for name in (*NAMES, MAC):
+        if path := shutil.which(name):
+            return path
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    return path if path and Path(path).exists() else None
+
+
+def by_apt() -> None:
+    """Debian's chromium, where apt is there and may be used without a question."""
+    if not shutil.which("apt-get"):
+        return
+    may = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if may and (not shutil.which("sudo") or subprocess.run([*may, "true"]).returncode):
+        return
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run([*may, "apt-get", "update", "-qq"], env=quiet)
+    subprocess.run([*may, "apt-get", "install", "-y", "-qq", "chromium"], env=quiet)
+
+
+def by_playwright() -> None:
+    """Playwright's own download."""
+    subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
+
+
+def find_or_get() -> str:
+    """The path of a browser; tries apt, then Playwright. Exits with the cure if none can be had."""
+    for get in (None, by_apt, by_playwright):
+        if get:
+            print(f"no Chromium found: trying {get.__name__.replace('_', ' ')}", flush=True)
+            get()
+        if path := installed():
+            return path
+    raise SystemExit(
+        "The pages cannot be tested: no Chromium or Chrome is here, apt could not install one and "
+        "Playwright could not download one. Install one by hand, e.g. `apt-get install chromium`."
+    )
+
+
+if __name__ == "__main__":
+    print(f"browser: {find_or_get()}")

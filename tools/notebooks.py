@@ -1,0 +1,85 @@
+"""Keep notebooks/*.ipynb in step with book/*.md: `python -m tools.notebooks write`.
+
+The notebooks are for Jupyter and Colab, and for nbval. They are generated, never edited: source
+from the chapter, stable cell ids, and no outputs except those of cells tagged
+`nbval-check-output`, which nbval compares on every test run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+from tools.book import ROOT, execute_stale, is_notebook, kept_execution, toc_pages
+
+FOLDER = ROOT / "notebooks"
+COMPARED = "nbval-check-output"
+
+
+def chapters() -> list[Path]:
+    """The pages of the book that are notebooks."""
+    return [page for page in toc_pages() if is_notebook(page)]
+
+
+def notebook_path(page: Path) -> Path:
+    return FOLDER / f"{page.stem}.ipynb"
+
+
+def is_compared(cell) -> bool:
+    return COMPARED in cell.metadata.get("tags", ())
+
+
+def convert(page: Path, outputs: dict[str, list]) -> nbformat.NotebookNode:
+    """A chapter as a notebook whose compared cells carry ``outputs`` (by cell id)."""
+    notebook = jupytext.read(page)
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        key = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[key] = seen.get(key, 0) + 1
+        cell.id = f"{key}-{seen[key]}"
+        if cell.cell_type == "code":
+            compared = is_compared(cell) and cell.id in outputs
+            cell.outputs = outputs[cell.id] if compared else []
+            cell.execution_count = 1 if compared else None
+    notebook.metadata.pop("jupytext", None)
+    return notebook
+
+
+def stored_outputs(page: Path) -> dict[str, list]:
+    """The reference outputs in the committed notebook, by cell id."""
+    notebook = nbformat.read(notebook_path(page), as_version=4)
+    return {cell.id: cell.outputs for cell in notebook.cells if cell.get("outputs")}
+
+
+def executed_outputs(page: Path) -> dict[str, list]:
+    """The outputs of the execution that the book shows, by cell id."""
+    ids = [cell.id for cell in convert(page, {}).cells]
+    outputs = {}
+    for cell_id, cell in zip(ids, kept_execution(page).cells, strict=True):
+        for output in cell.get("outputs", ()):
+            if output.output_type == "execute_result":
+                output.execution_count = 1
+        if cell.get("outputs"):
+            outputs[cell_id] = cell.outputs
+    return outputs
+
+
+def write() -> None:
+    asyncio.run(execute_stale(chapters()))
+    FOLDER.mkdir(exist_ok=True)
+    for stale in set(FOLDER.glob("*.ipynb")) - {notebook_path(page) for page in chapters()}:
+        stale.unlink()
+    for page in chapters():
+        text = nbformat.writes(convert(page, executed_outputs(page)))
+        notebook_path(page).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["write"]:
+        raise SystemExit(__doc__)
+    write()
