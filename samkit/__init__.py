@@ -1,14 +1,19 @@
 """samkit: sharpness-aware minimization, with the group size m as a first-class setting.
 
-Where things live (each name is loaded when first used, so that the parts that need only numpy
+Where things live (everything is loaded when first used, so that the parts that need only numpy
 never import torch):
 
-===================  =====================================================================
-``samkit.diagonal``  diagonal linear networks: discrete dynamics, gradient flow, potential
-``samkit.published`` the paper's published numbers, with their source
-``samkit.claims``    the ledger: what the paper states, what a machine measured, the verdict
-``samkit.figures``   one style and one colour per method for every figure
-===================  =====================================================================
+====================  =====================================================================
+``samkit.SAM``        the optimizer: SAM, ASAM and the rest of the family around any torch
+                      optimizer (``optim``; its rules: ``perturb``, its passes: ``passes``)
+``samkit.msam_grad``  the exact gradient of m-SAM for every m, at nearly flat cost (``msam``)
+``samkit.diagonal``   diagonal linear networks: discrete dynamics, gradient flow, potential
+``samkit.published``  the paper's published numbers, with their source
+``samkit.records``    finished runs on disk, with what they were run on
+``samkit.claims``     the ledger: what the paper states, what a machine measured, the verdict
+``samkit.figures``    one style and one colour per method for every figure
+``samkit.errors``     what is raised where a SAM gradient cannot be had
+====================  =====================================================================
 
 Throughout, m is the SIZE of the group of examples that shares one perturbation:
 m = 1 perturbs every example on its own, m = n (or the batch) perturbs them together.
@@ -20,14 +25,33 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("claims", "diagonal", "figures", "published")
+_MODULES = (
+    "claims",
+    "diagonal",
+    "errors",
+    "figures",
+    "msam",
+    "optim",
+    "perturb",
+    "published",
+    "records",
+)
+_NAMES = {
+    "SAM": "optim",
+    "msam_grad": "msam",
+    "NonFinite": "errors",
+    "Undefined": "errors",
+    "Unsupported": "errors",
+}
 
-__all__ = [*_MODULES, "__version__"]
+__all__ = [*_MODULES, *_NAMES, "__version__"]
 
 
 def __getattr__(name: str):
     if name in _MODULES:
         return importlib.import_module(f"samkit.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"samkit.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'samkit' has no attribute {name!r}")
 
 

@@ -26,7 +26,7 @@ import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from samkit import claims
 
@@ -129,7 +129,7 @@ async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
             try:
                 for index, cell in enumerate(notebook.cells):
                     await client.async_execute_cell(cell, index)
-            except CellExecutionError as error:
+            except (CellExecutionError, DeadKernelError) as error:
                 raise ChapterFailed(f"\n{page.relative_to(ROOT)} failed:\n{error}") from None
         notebook.metadata[FINGERPRINT] = fingerprint(page)
         write_whole(executed_path(page), nbformat.writes(notebook))
@@ -151,12 +151,13 @@ async def execute_stale(pages: list[Path]) -> None:
     at_once = min(2, os.cpu_count() or 1, len(stale))
     turn = asyncio.Semaphore(at_once)
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    try:
-        async with asyncio.TaskGroup() as group:
-            for page in stale:
-                group.create_task(execute(page, turn, threads))
-    except* ChapterFailed as failures:
-        raise SystemExit("\n".join(map(str, failures.exceptions))) from None
+    work = [execute(page, turn, threads) for page in stale]
+    failures = [end for end in await asyncio.gather(*work, return_exceptions=True) if end]
+    for failure in failures:
+        if not isinstance(failure, ChapterFailed):
+            raise failure
+    if failures:
+        raise SystemExit("\n".join(map(str, failures)))
 
 
 def fill_sphinx_cache(pages: list[Path]) -> None:

@@ -1,0 +1,15 @@
+"""What samkit raises when a SAM gradient cannot be had, beside ValueError for bad arguments."""
+
+from __future__ import annotations
+
+
+class NonFinite(FloatingPointError):
+    """A loss or a gradient is inf or nan; nothing has been changed."""
+
+
+class Undefined(ValueError):
+    """The quantity asked for does not exist, such as one example's loss under BatchNorm."""
+
+
+class Unsupported(NotImplementedError):
+    """The ghost path cannot be proven equal to the loop for this model; the loop is right."""

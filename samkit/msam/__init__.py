@@ -1,0 +1,153 @@
+r"""m-SAM: every group of m examples looks from its own perturbed weights.
+
+    L_m(w) = sum_G (|G| / b) L_G(w + delta_G),     delta_G = rho grad L_G(w) / ||grad L_G(w)||
+
+`msam_grad` computes the gradient of L_m with every delta_G held constant. `loop.py` is the
+definition, `ghost.py` the same numbers without a loop over groups, `layers.py` its rule for each
+layer, `cost.py` the counting behind each layer's form, `plan.py` what is known of
+a model before it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from samkit import passes
+from samkit.errors import Undefined, Unsupported
+from samkit.msam.batch import Batch, LossFn
+from samkit.msam.ghost import ghost
+from samkit.msam.layers import BATCH_NORM
+from samkit.msam.loop import loop
+from samkit.msam.plan import plan_for
+
+__all__ = ["msam_grad"]
+
+
+def msam_grad(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Any,
+    targets: Any,
+    *,
+    rho: float,
+    m: int | None = None,
+    normalize: bool = True,
+    method: str = "auto",
+    max_bytes: int = 4 * 2**30,
+) -> Tensor:
+    r"""Adds the m-SAM gradient to p.grad and returns the mean loss at the unperturbed weights.
+
+    The groups G are m consecutive examples of the batch; shuffle before. A last, smaller group
+    counts by its size:
+
+        p.grad += (1/b) sum_G |G| grad L_G(w + delta_G),
+        delta_G = rho grad L_G(w) / ||grad L_G(w)||, or rho grad L_G(w) if not `normalize`.
+
+    L_G is the mean loss of the group, the norm goes over all trainable parameters together, and
+    delta_G = 0 where the gradient is 0. Both passes see the same dropout masks.
+
+    Args:
+        model: called as model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a
+            dict. Parameters with requires_grad False neither move nor get a gradient.
+        loss_fn: loss_fn(model output, targets) -> one loss per example, shape (b,).
+        inputs, targets: tensors (b, ...), or tuples, lists or dicts of them.
+        rho: the radius of the perturbation, in the units of the weights, at least 0.
+        m: the size of a group, 1 <= m <= b; None for the whole batch (SAM as usually run).
+        normalize: whether delta_G has length rho or rho times the gradient's.
+        method: "loop" runs two passes for each group; "ghost" runs two for all of them, see
+            `ghost.py`; "auto" takes the ghost path where it is proven equal, times both in the
+            first few calls of each shape, and stays with the faster one. The two agree to rounding;
+            for runs that repeat bit for bit, name one.
+        max_bytes: how much the ghost path may hold for all groups beyond two ordinary passes; a
+            larger batch is done in parts of some groups each.
+
+    Raises:
+        ValueError: rho, m, method, or the shapes of inputs, targets or losses do not fit.
+        Undefined: BatchNorm in train mode and m < b (method "loop" allows it: each group is then
+            normalized by its own statistics).
+        Unsupported: method "ghost", and the model is one that only the loop is right for.
+        NonFinite: a loss or gradient is inf or nan.
+        After any of these, weights and p.grad are as before.
+
+    Source: section 2 of the paper (m-sharpness: Foret et al. 2021, section 4.1); the ghost path is
+    this project's. Chapter: "m-SAM at the price of SAM".
+    """
+    batch = Batch(inputs, targets)
+    params = [p for p in model.parameters() if p.requires_grad]
+    m = len(batch) if m is None else m
+    _check(rho, m, len(batch), method, params)
+    ways: dict[str, Callable[..., Tensor]] = {
+        "loop": loop,
+        "ghost": partial(ghost, max_bytes=max_bytes),
+    }
+
+    def run(way: str) -> Tensor:
+        return ways[way](model, loss_fn, batch, params, rho=rho, m=m, normalize=normalize)
+
+    with _all_or_nothing(params) as start_again, torch.enable_grad():
+        if method == "loop" or m == len(batch):
+            return run("loop")
+        if any(map(_mixes_examples, model.modules())):
+            raise Undefined(BATCH_NORM)
+        plan = plan_for(model, loss_fn, batch, params, m=m)
+        if method == "ghost":
+            if plan.refused:
+                raise Unsupported(f"method 'ghost' cannot do {plan.refused}; use 'auto' or 'loop'")
+            return run("ghost")
+        try:
+            with plan.choose() as way:
+                return run(way)
+        except Unsupported as refusal:  # in the second pass only: the model changed its course
+            plan.refused = str(refusal)
+            start_again()
+            return run("loop")
+
+
+def _check(rho: float, m: int, b: int, method: str, params: Sequence[Tensor]) -> None:
+    if not 0 <= rho < float("inf"):
+        raise ValueError(f"rho must be a number >= 0, not {rho}")
+    if isinstance(m, bool) or not isinstance(m, int) or not 1 <= m <= b:
+        raise ValueError(f"m, the size of a group, must be an integer from 1 to {b}, not {m}")
+    if method not in ("auto", "ghost", "loop"):
+        raise ValueError(f"method must be 'auto', 'ghost' or 'loop', not {method!r}")
+    if not params:
+        raise ValueError("the model has no parameter with requires_grad=True")
+
+
+def _mixes_examples(module: nn.Module) -> bool:
+    """Whether this is a BatchNorm that normalizes by the statistics of the batch at hand."""
+    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+
+
+@contextmanager
+def _all_or_nothing(params: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
+    """What is added to p.grad inside is added to what was there, or after an error not at all.
+
+    Yields a function that goes back to the start: gradients of 0 and the same random numbers.
+    """
+    before = [p.grad for p in params]
+    noise = passes.Noise(params)
+
+    def start_again() -> None:
+        noise.replay()
+        for p in params:
+            p.grad = None
+
+    for p in params:
+        p.grad = None
+    try:
+        yield start_again
+    except BaseException:
+        for p, old in zip(params, before, strict=True):
+            p.grad = old
+        raise
+    for p, old in zip(params, before, strict=True):
+        if old is not None:
+            p.grad = old if p.grad is None else old.add_(p.grad)

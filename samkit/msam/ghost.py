@@ -1,0 +1,277 @@
+r"""Exact m-SAM without a loop over groups: the fast twin of `loop.py`.
+
+Two passes over the whole batch, with delta_G = s_G grad L_G and s_G its normalization:
+
+1. forward, keeping each layer's input a; backward to the layers' outputs only, giving g. The
+   norm of each group's gradient follows from a and g (`layers.py`), and so does s_G.
+2. forward of every example at its own group's weights w + s_G sum_i g_i a_i^T; an ordinary
+   backward, with a, g and s constant, adds (1/b) sum_j grad l_j(w + delta_G(j)) to p.grad.
+
+Layers are found by the torch functions that they call, not by their class: every call that is given
+a trainable parameter goes through its rule or is refused. So a parameter used twice, or in a way
+without a rule, is seen; and a parameter that reaches the loss unseen (a custom autograd function)
+is given away by its own gradient in the first pass. All of these raise `Unsupported`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from samkit import passes
+from samkit.errors import Unsupported
+from samkit.msam.batch import Batch, LossFn, finite, leaves, mapped, per_example
+from samkit.msam.layers import RULES, Call, Site
+
+
+def ghost(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Batch,
+    params: Sequence[Tensor],
+    *,
+    rho: float,
+    m: int,
+    normalize: bool,
+    max_bytes: int,
+) -> Tensor:
+    """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w."""
+    b, total, start = len(batch), torch.zeros((), device=params[0].device), 0
+    step = b - b % m  # a last, smaller group is a part of its own
+    while start < b:
+        part = batch.part(start, min(start + step, b))
+        groups = max(1, len(part) // m)
+        try:
+            losses = _part(
+                model,
+                loss_fn,
+                part,
+                params,
+                rho,
+                groups,
+                len(part) // groups,
+                normalize,
+                max_bytes,
+                b,
+            )
+        except _TooLarge as large:
+            step = m * max(1, groups // large.times)
+            continue
+        total, start = total + losses.sum(), start + len(part)
+    return total / b
+
+
+class _TooLarge(Exception):
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+
+def _part(
+    model: nn.Module,
+    loss_fn: LossFn,
+    part: Batch,
+    params: Sequence[Tensor],
+    rho: float,
+    groups: int,
+    m: int,
+    normalize: bool,
+    max_bytes: int,
+    b: int,
+) -> Tensor:
+    """`ghost` for groups of one size that fit in memory together; returns the losses."""
+    noise = passes.Noise(params)
+    no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
+    record = Record(params, groups)
+    with no_sync(), _eager(model):
+        with record:
+            losses = per_example(loss_fn, model, part)
+        needed = sum(site.bytes for site in record.sites)
+        if needed > max_bytes and groups > 1:
+            noise.replay()
+            raise _TooLarge(-(-needed // max_bytes))
+        record.backward(losses)
+    norms = record.squared_norms()
+    finite(losses, norms)
+    rate = torch.where(norms > 0, norms.rsqrt(), 0.0) if normalize else norms.new_ones(groups) / m
+    s = rho * rate  # delta_G = s_G * sum over the group of grad l_i
+
+    noise.replay()
+    with _eager(model), no_sync() if not part.last else nullcontext():
+        with Replay(record, s):
+            perturbed = per_example(loss_fn, model, part)
+        (perturbed.sum() / b).backward()
+    return losses.detach()
+
+
+def prove(
+    model: nn.Module, loss_fn: LossFn, batch: Batch, params: Sequence[Tensor], *, m: int
+) -> None:
+    """Raises Unsupported unless the ghost path is right for this model on batches of this shape.
+
+    One forward pass finds every parameter's use; two backward passes check that the losses of the
+    even groups do not depend on the odd groups' examples, nor the other way round.
+    """
+    groups = len(batch) // m
+    part = batch.part(0, groups * m)
+    part = Batch(mapped(_stand_in, part.inputs), part.targets)
+    record = Record(params, groups)
+    with getattr(model, "no_sync", nullcontext)(), _eager(model), _no_checkpointing(), record:
+        losses = per_example(loss_fn, model, part)
+    inputs = [t for t in leaves(part.inputs) if t.requires_grad]
+    for parity in (0, 1):
+        some = losses.view(groups, m)[parity::2].sum()
+        for g in record.grads(some, inputs, retain_graph=True):
+            if g is not None and g.reshape(groups, -1)[1 - parity :: 2].count_nonzero():
+                raise Unsupported(
+                    "the loss of one example depends on another one, or a layer does not have "
+                    "the examples in its first dimension"
+                )
+
+
+@contextmanager
+def _no_checkpointing() -> Iterator[None]:
+    """A layer that runs again in the backward pass would run there at the wrong weights."""
+    reason = "a model that recomputes or packs what it saves for the backward pass"
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(reason):
+            yield
+    except RuntimeError as error:
+        if str(error) == reason:
+            raise Unsupported(reason) from error
+        raise
+
+
+def _stand_in(t: Tensor) -> Tensor:
+    """The same numbers as a leaf of their own, so that nothing is added to t.grad."""
+    return t.detach().requires_grad_(t.is_floating_point())
+
+
+class _Intercept(TorchFunctionMode, ABC):
+    """Every torch function that is given a trainable parameter is visited, or refused."""
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.ids = {id(p) for p in params}
+
+    @abstractmethod
+    def visit(self, call: Call, rule: type[Site]) -> Tensor: ...
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        uses = self.any_in(args) or self.any_in(kwargs.values())
+        if func in RULES and (uses or func is F.batch_norm):
+            signature, rule = RULES[func]
+            call = signature(*args, **kwargs)
+            if uses:
+                if self.any_in((call.input, *call.options.values())):
+                    raise Unsupported(f"{_name(func)} of a parameter")
+                return self.visit(call, rule)
+        out = func(*args, **kwargs)
+        if uses and leaves(out):
+            raise Unsupported(f"there is no rule for {_name(func)} of a parameter")
+        return out
+
+    def any_in(self, values: Iterable[Any]) -> bool:
+        return any(
+            id(v) in self.ids or (isinstance(v, tuple | list) and self.any_in(v)) for v in values
+        )
+
+
+class Record(_Intercept):
+    """The first pass: a `Site` for each visited call, in the order of the calls."""
+
+    def __init__(self, params: Sequence[Tensor], groups: int) -> None:
+        super().__init__(params)
+        self.params, self.groups = list(params), groups
+        self.sites: list[Site] = []
+        self.used: list[tuple[int, ...]] = []  # which parameters, call by call
+        self.edges: list[GradientEdge] = []
+
+    def visit(self, call: Call, rule: type[Site]) -> Tensor:
+        mine = [p is not None and id(p) in self.ids for p in call.parameters]
+        used = tuple(id(p) for p, own in zip(call.parameters, mine, strict=True) if own)
+        if not torch.is_grad_enabled():
+            raise Unsupported("a parameter used under no_grad")
+        if any(set(used) & set(before) for before in self.used):
+            raise Unsupported("a parameter that is used twice")
+        site = rule(call, (mine[0], mine[1]), self.groups)
+        z = site.forward(call.with_parameters(lambda p: _stand_in(p) if id(p) in self.ids else p))
+        self.sites.append(site)
+        self.used.append(used)
+        self.edges.append(get_gradient_edge(z))
+        return z
+
+    def grads(
+        self, loss: Tensor, more: Sequence[Tensor] = (), retain_graph: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of the loss by each call's output, then by the tensors in `more`.
+
+        Weight gradients are not computed, since the stand-ins are not asked for. A parameter itself
+        has none unless it came into the graph unseen.
+        """
+        wanted: list[Any] = [*self.params, *self.edges, *more]
+        grads = torch.autograd.grad(loss, wanted, allow_unused=True, retain_graph=retain_graph)
+        if any(g is not None for g in grads[: len(self.params)]):
+            raise Unsupported("a parameter that reaches the loss past torch's functions")
+        if any(site.a._version != site.version for site in self.sites):
+            raise Unsupported("a layer's input that is changed in place")
+        return grads[len(self.params) :]
+
+    def backward(self, losses: Tensor) -> None:
+        """Gives each site its g, the gradient of the summed losses by the call's output."""
+        grads = self.grads(losses.sum())
+        for site, g in zip(self.sites, grads, strict=True):
+            site.receive(g)
+        self.edges.clear()
+
+    def squared_norms(self) -> Tensor:
+        """||sum over the group of grad l_i||^2 over all parameters, shape (G,)."""
+        device = self.params[0].device
+        total = torch.zeros(self.groups, device=device)
+        with torch.autocast(device.type, enabled=False), torch.no_grad():
+            for site in self.sites:
+                if site.reached:
+                    total = total + site.squared_norms()
+        return total
+
+
+class Replay(_Intercept):
+    """The second pass: the same calls, at each group's own weights."""
+
+    def __init__(self, record: Record, s: Tensor) -> None:
+        super().__init__(record.params)
+        self.expected = iter(zip(record.sites, record.used, strict=True))
+        self.s = s
+
+    def visit(self, call: Call, rule: type[Site]) -> Tensor:
+        site, used = next(self.expected, (None, None))
+        if site is None or used != tuple(id(p) for p in call.parameters if id(p) in self.ids):
+            raise Unsupported("a model that calls its layers differently in the second pass")
+        if not site.reached:
+            return site.forward(call)
+        return site.perturbed(call, self.s.to(site.dtype))
+
+
+def _name(func: Callable) -> str:
+    return getattr(func, "__name__", repr(func))
+
+
+@contextmanager
+def _eager(model: nn.Module) -> Iterator[None]:
+    """Compiled modules run uncompiled inside, so that their calls can be seen."""
+    compiled = any(
+        getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+        for module in model.modules()
+    )
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield

@@ -1,0 +1,44 @@
+"""m-SAM by its definition: a loop over the groups. The specification of `ghost.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from samkit import passes, perturb
+from samkit.msam.batch import Batch, LossFn, finite, per_example
+
+
+def loop(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Batch,
+    params: Sequence[Tensor],
+    *,
+    rho: float,
+    m: int,
+    normalize: bool,
+) -> Tensor:
+    """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w."""
+    no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
+    radii = [float(rho)] * len(params)
+    total = torch.zeros((), device=params[0].device)
+    for group in batch.groups(m):
+        noise = passes.Noise(params)
+        with no_sync():
+            losses = per_example(loss_fn, model, group)
+        grads = torch.autograd.grad(losses.mean(), params, allow_unused=True)
+        finite(losses, perturb.norm(grads))
+        delta = (
+            perturb.sam(grads, radii) if normalize else perturb.unnormalized(grads, radii, radii)
+        )
+        noise.replay()
+        with passes.moved(params, delta), passes.kept(passes.tracked(model.modules())):
+            with nullcontext() if group.last else no_sync():
+                perturbed = per_example(loss_fn, model, group)
+                (perturbed.sum() / len(batch)).backward()
+        total = total + losses.detach().sum()
+    return total / len(batch)

@@ -1,0 +1,87 @@
+"""What is known of a model before it is run: whether the ghost path is right, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from samkit import passes
+from samkit.errors import Unsupported
+from samkit.msam.batch import Batch, LossFn, leaves
+from samkit.msam.ghost import prove
+
+#: a method is out once it is slower than the other one by this factor
+CLEAR = 1.5
+#: timed calls of each method, if none is out before
+TRIALS = 4
+
+
+class Plan:
+    """`refused`: why the ghost path cannot be used, or ''. `choose`: the faster method."""
+
+    def __init__(self, device: torch.device, refused: str = "") -> None:
+        self.device = device
+        self.refused = refused
+        self.seconds: dict[str, list[float]] = {"ghost": [], "loop": []}
+        self.calls = 0
+
+    @contextmanager
+    def choose(self) -> Iterator[str]:
+        """The method to run inside; it is timed as long as it is not known which one is faster."""
+        best, settled = self.standing()
+        if self.refused or settled:
+            yield "loop" if self.refused else best
+            return
+        # The first call of each method warms it up: ghost, loop, ghost, loop, ...
+        method = ("ghost", "loop")[self.calls % 2]
+        self.wait()
+        start = perf_counter()
+        yield method
+        self.wait()
+        if self.calls >= 2:
+            self.seconds[method].append(perf_counter() - start)
+        self.calls += 1
+
+    def standing(self) -> tuple[str, bool]:
+        """(the faster method so far, whether that is settled)."""
+        times = {k: min(v, default=float("inf")) for k, v in self.seconds.items()}
+        best, other = sorted(times, key=times.__getitem__)
+        trials = min(map(len, self.seconds.values()))
+        return best, trials >= TRIALS or (trials >= 1 and times[other] > CLEAR * times[best])
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+_PLANS: WeakKeyDictionary[nn.Module, dict[Hashable, Plan]] = WeakKeyDictionary()
+
+
+def plan_for(
+    model: nn.Module, loss_fn: LossFn, batch: Batch, params: Sequence[Tensor], *, m: int
+) -> Plan:
+    """The plan for this model, loss and shape of batch; made when they are first seen together."""
+    key = (
+        m,
+        tuple((t.shape, t.dtype, t.device) for t in leaves((batch.inputs, batch.targets))),
+        getattr(loss_fn, "__code__", type(loss_fn)),
+        tuple(module.training for module in model.modules()),
+        tuple(id(p) for p in params),
+        torch.is_autocast_enabled(params[0].device.type),
+    )
+    plans = _PLANS.setdefault(model, {})
+    if key not in plans:
+        noise = passes.Noise(params)
+        try:
+            prove(model, loss_fn, batch, params, m=m)
+            refused = ""
+        except Unsupported as reason:
+            refused = str(reason)
+        noise.replay()
+        plans[key] = Plan(params[0].device, refused)
+    return plans[key]

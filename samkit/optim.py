@@ -1,0 +1,278 @@
+r"""SAM around any torch optimizer: one mechanism, and the family of its gradients by options.
+
+A SAM step is: a first pass at w, a move to w + delta by a rule of `perturb.py`, a second pass
+there, the weights back by copying, and a step of the base optimizer with the second pass's
+gradient. The members of the family differ in where delta comes from:
+
+    ERM                         rho=0 (a single pass)
+    SAM, m = the batch          SAM(base, rho)
+    the theory's SAM            normalize=False
+    ASAM                        adaptive=True
+    several ascent steps        ascent_steps=K, random_start=True or False
+    random perturbation         direction="gaussian" or "sphere" (a single pass)
+    n-SAM, independent batch    step(closure, ascent_closure), with the loss of another batch or of
+                                all the data
+    SAM's step size alone       step_size_only=True
+    SAM for a part of training  between=(first, last)
+    m-SAM with m = b / ranks    ascent_context=ddp_model.no_sync
+    m-SAM with any m            samkit.msam_grad, then the base optimizer's own step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from samkit import passes, perturb
+from samkit.errors import NonFinite
+
+Closure = Callable[[], Tensor]
+
+DIRECTIONS = ("gradient", "gaussian", "sphere")
+
+
+class SAM(Optimizer):
+    r"""Sharpness-Aware Minimization around a constructed torch optimizer.
+
+        opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05)
+
+        def closure():
+            opt.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            return loss
+
+        loss = opt.step(closure)
+
+    The move is delta_k = T_k^2 g_k / ||T g||, where the norm goes over all parameters together and
+    T_k = rho, or rho (|w_k| + eta) if `adaptive`; without `normalize` it is rho g_k, or
+    rho (|w_k| + eta)^2 g_k. It takes the gradients as the closure leaves them: weight decay of the
+    base optimizer is not in the move, weight decay written into the loss is.
+
+    `param_groups` and `state` are the base optimizer's own, so a scheduler may be attached to
+    either, and `state_dict` holds everything. rho is an entry of each parameter group. Groups with
+    different radii move in the ellipsoid sum_k ||delta_k||^2 / rho_k^2 <= 1: a group with rho = 0
+    does not move and does not count in the norm.
+
+    - Gradient clipping belongs between the second pass and the step of the base optimizer, that
+      is in a hook: `base.register_step_pre_hook(clip)`, with a `clip(*_)` that calls
+      `clip_grad_norm_` and returns None. It sees unscaled gradients, also under a GradScaler.
+    - Gradient accumulation: let the closure run forward and backward on all micro-batches.
+    - Mixed precision: the closure does `scaler.scale(loss).backward()`, then
+      `opt.step(closure, scaler=scaler); scaler.update()`. Gradients that overflow in either pass
+      skip the step, as in torch. The closure opens autocast itself.
+    - BatchNorm's running statistics are those of the first pass. Both passes see the same dropout
+      masks.
+    - DDP: by default every rank moves along the averaged gradient (m = the global batch). With
+      `ascent_context=model.no_sync` each rank moves along its own (m = the local batch), without
+      communication in the first pass. The closure must contain the forward pass.
+    - sparse gradients, parameters without a gradient, and parameters with one in only one of the
+      passes are fine: who has none in the first does not move, who has none in the second gets no
+      step.
+
+    Args:
+        base: the optimizer that takes the step.
+        rho: radius, in the units of the weights, at least 0; groups may have set their own "rho".
+        normalize: whether the move has the length rho or rho times the gradient's.
+        adaptive: ASAM's elementwise radii (Kwon et al. 2021); `eta` is its eta.
+        direction: "gradient"; or "gaussian", delta = T z; or "sphere", delta = T z / ||z||, with
+            z ~ N(0, I). The random ones need a single pass.
+        ascent_steps: K steps of projected ascent, each as long as SAM's (or `ascent_lr` times
+            that), projected on the ball of SAM. K = 1 from no random start is SAM.
+        random_start: the ascent starts on the sphere of the ball, at a random place.
+        step_size_only: the gradient at w, with the length of the gradient at w + delta.
+        between: (first, last): SAM in the steps first <= t < last, the base optimizer's plain
+            step in all others. None as last: to the end.
+        ascent_context: a context manager for the passes that find delta.
+        model: whose BatchNorm statistics are to be updated once a step. By default those modules
+            that are called in the first step; after `model.compile()` they are not seen.
+        generator: for the random directions; its state is saved too.
+
+    Raises ValueError for arguments that do not fit; NonFinite, with the weights as before the step,
+    if there is no scaler and the gradient of either pass is inf or nan.
+
+    Sources: Foret et al. 2021; Kwon et al. 2021; sections 2 to 4 of the paper, and the switches of
+    its code. Chapter: "SAM in practice".
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        rho: float = 0.05,
+        *,
+        normalize: bool = True,
+        adaptive: bool = False,
+        eta: float = 0.01,
+        direction: str = "gradient",
+        ascent_steps: int = 1,
+        ascent_lr: float = 1.0,
+        random_start: bool = False,
+        step_size_only: bool = False,
+        between: tuple[int, int | None] = (0, None),
+        ascent_context: Callable[[], AbstractContextManager] = nullcontext,
+        model: nn.Module | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if not isinstance(base, Optimizer):
+            raise ValueError("base must be an optimizer, such as torch.optim.SGD(...), not a class")
+        for r in (rho, *(group.get("rho", rho) for group in base.param_groups)):
+            if not 0 <= r < float("inf"):
+                raise ValueError(f"rho must be a number >= 0, not {r}")
+        if ascent_steps < 1 or int(ascent_steps) != ascent_steps:
+            raise ValueError(f"ascent_steps must be an integer >= 1, not {ascent_steps}")
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction must be one of {DIRECTIONS}, not {direction!r}")
+        random = direction != "gradient"
+        if random and (ascent_steps > 1 or random_start or step_size_only or not normalize):
+            raise ValueError("a random direction takes no gradient, so no option of an ascent")
+        self.base = base
+        self.normalize = normalize
+        self.eta = eta if adaptive else None
+        self.direction = direction
+        self.ascent_steps = ascent_steps
+        self.ascent_lr = ascent_lr
+        self.random_start = random_start
+        self.step_size_only = step_size_only
+        self.between = between
+        self.ascent_context = ascent_context
+        self.generator = generator
+        self.steps = 0
+        super().__init__(base.param_groups, {**base.defaults, "rho": rho})
+        self.modules = None if model is None else set(model.modules())
+        base.defaults["rho"] = rho  # a group added to the base optimizer gets it too
+        self._share()
+
+    def _share(self) -> None:
+        """One list of groups and one state for both optimizers."""
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    def step(  # type: ignore[override]  # the closure is not optional
+        self,
+        closure: Closure,
+        ascent_closure: Closure | None = None,
+        *,
+        scaler: GradScaler | None = None,
+    ) -> Tensor:
+        """One SAM step; returns the loss of the first pass.
+
+        `closure` clears the gradients, computes the loss, calls backward and returns the loss: it
+        is called at w and again at w + delta. `ascent_closure` does the same for the loss that is
+        to find delta, if that is another one. With a random direction the only pass is at
+        w + delta.
+        """
+        if closure is None:
+            raise ValueError("SAM evaluates the loss more than once: call step(closure)")
+        self.steps += 1
+        first, last = self.between
+        active = first < self.steps and (last is None or self.steps <= last)
+        with torch.enable_grad():
+            if active and any(group["rho"] > 0 for group in self.param_groups):
+                loss = self._sam(closure, ascent_closure, scaler)
+            else:
+                loss = closure()
+        self.base.step() if scaler is None else scaler.step(self.base)
+        return loss
+
+    def _sam(self, closure: Closure, ascent: Closure | None, scaler: GradScaler | None) -> Tensor:
+        """Fills p.grad with the gradient at w + delta; returns the loss of the first pass."""
+        pairs = [
+            (p, float(group["rho"]))
+            for group in self.param_groups
+            for p in group["params"]
+            if p.requires_grad
+        ]
+        weights, rho = [p for p, _ in pairs], [r for _, r in pairs]
+        radii = perturb.radii(weights, rho, self.eta)
+        if self.direction != "gradient":
+            rule = perturb.gaussian if self.direction == "gaussian" else perturb.sphere
+            with passes.moved(weights, rule(weights, radii, self.generator)):
+                return closure()
+
+        delta: list[Tensor | None] = [None] * len(weights)
+        if self.random_start:
+            delta = perturb.sphere(weights, radii, self.generator)
+        noise = passes.Noise(weights)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        losses: list[Tensor] = []
+        with self._modules() as modules:
+            for _ in range(self.ascent_steps):
+                statistics = passes.tracked(modules) if losses else []
+                with passes.moved(weights, delta), passes.kept(statistics), self.ascent_context():
+                    losses.append((ascent or closure)())
+                grads = [p.grad for p in weights]
+                delta = self._ascend(delta, grads, radii, rho, scale)
+                self.zero_grad()  # should the closure forget to
+                noise.replay()
+            statistics = [] if ascent else passes.tracked(modules)
+            first = grads if self.step_size_only else []
+            del grads
+            with passes.moved(weights, delta), passes.kept(statistics):
+                del delta
+                closure()
+        second = [p.grad for p in weights]
+        if scaler is None and not bool(torch.isfinite(perturb.norm(second))):
+            raise NonFinite(
+                "the gradient is inf or nan, in the first or the second pass. No step has been "
+                "taken: lower the learning rate or rho, skip this batch, or pass your GradScaler "
+                "as step(..., scaler=scaler)"
+            )
+        if self.step_size_only:
+            for p, g in zip(weights, perturb.step_size_only(first, second), strict=True):
+                p.grad = g
+        return losses[0]
+
+    @contextmanager
+    def _modules(self) -> Iterator[set[nn.Module]]:
+        """All modules that the closure calls, as seen in the first step."""
+        if self.modules is None:
+            with passes.modules_called() as seen:
+                yield seen
+            self.modules = seen
+        else:
+            yield self.modules
+
+    def _ascend(
+        self,
+        delta: list[Tensor | None],
+        grads: Sequence[Tensor | None],
+        radii: perturb.Radii,
+        rho: list[float],
+        scale: float,
+    ) -> list[Tensor | None]:
+        """The next delta, from gradients that a GradScaler has multiplied by `scale`."""
+        if self.normalize:
+            move = perturb.sam(grads, radii)
+        else:
+            move = perturb.times(perturb.unnormalized(grads, radii, rho), 1.0 / scale)
+        if self.ascent_steps == 1 and not self.random_start:
+            return move
+        return perturb.ascend(delta, perturb.times(move, self.ascent_lr), radii)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, the base optimizer included (but not a scheduler's wrapper of `step`)."""
+        return {k: v for k, v in self.__dict__.items() if k != "step"} | {"modules": None}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; a new group may belong to modules not seen before."""
+        super().add_param_group(param_group)
+        self.modules = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state_dict, momentum and all, and under "sam" what is SAM's own."""
+        generator = None if self.generator is None else self.generator.get_state()
+        return {**self.base.state_dict(), "sam": {"steps": self.steps, "generator": generator}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resumes bit for bit what `state_dict` saved."""
+        self.base.load_state_dict(state_dict)
+        self._share()
+        own = state_dict["sam"]
+        self.steps = own["steps"]
+        if self.generator is not None and own["generator"] is not None:
+            self.generator.set_state(own["generator"])

@@ -1,0 +1,331 @@
+"""Networks for the tests of m-SAM. A new one joins every test of its table with one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+V, D, CLASSES = 11, 8, 5
+
+
+def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+class Transformer(nn.Module):
+    """One pre-norm block over embedded tokens, mean-pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(V, D, padding_idx=0)
+        self.norm1, self.norm2 = nn.LayerNorm(D), nn.RMSNorm(D)
+        self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
+        self.mlp = nn.Sequential(nn.Linear(D, 16), nn.GELU(), nn.Linear(16, D))
+        self.head = nn.Linear(D, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v))
+        x = x + self.mlp(self.norm2(x))
+        return self.head(x.mean(1))
+
+
+class Forward(nn.Module):
+    """Modules with a forward of one's own."""
+
+    def __init__(self, forward: Callable[..., Tensor], **modules: object) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.how = forward
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return self.how(self, *x)
+
+
+class Scale(torch.autograd.Function):
+    """x * w by a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return g * w, (g * x).sum(0)
+
+
+def image(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.LazyLinear(CLASSES))
+
+
+def vector() -> Tensor:
+    return torch.randn(12, 7)
+
+
+def picture() -> Tensor:
+    return torch.randn(12, 3, 9, 8)
+
+
+def signal() -> Tensor:
+    return torch.randn(12, 3, 9)
+
+
+def tokens() -> Tensor:
+    return torch.randint(V, (12, 4))
+
+
+def frozen(net: nn.Sequential, *names: str) -> nn.Module:
+    for name in names:
+        net.get_parameter(name).requires_grad_(False)
+    return net
+
+
+def batch_norm_eval() -> nn.Module:
+    norm = nn.BatchNorm2d(8)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2.0)
+    return image(nn.Conv2d(3, 8, 3), norm.eval(), nn.ReLU())
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, 6, bias=False), nn.Tanh(), nn.Linear(6, CLASSES)
+    )
+
+
+def with_unused() -> nn.Module:
+    net = mlp()
+    net.register_parameter("spare", nn.Parameter(torch.ones(3)))
+    return net
+
+
+#: name -> (network, inputs): those that the ghost path does
+GHOST: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "mlp": (mlp, vector),
+    "leading dimensions": (
+        lambda: Forward(
+            lambda s, x: s.b(s.a(x).relu()).mean((1, 2)), a=nn.Linear(8, 6), b=nn.Linear(6, CLASSES)
+        ),
+        picture,
+    ),
+    "positions folded into the batch": (
+        lambda: Forward(
+            lambda s, x: s.b(s.a(x.flatten(0, 1)).relu()).view(len(x), 3, 9, -1).mean((1, 2)),
+            a=nn.Linear(8, 6),
+            b=nn.Linear(6, CLASSES),
+        ),
+        picture,
+    ),
+    "functional use of a layer's weight": (
+        lambda: Forward(
+            lambda s, x: F.linear(x, s.a.weight, s.b),
+            a=nn.Linear(7, CLASSES, bias=False),
+            b=nn.Parameter(torch.randn(CLASSES)),
+        ),
+        vector,
+    ),
+    "conv": (
+        lambda: image(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.GroupNorm(2, 8),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+        ),
+        picture,
+    ),
+    "conv, strings, groups": (
+        lambda: image(
+            nn.Conv2d(3, 8, 2, padding="same"),
+            nn.Tanh(),
+            nn.Conv2d(8, 8, 3, padding="valid", groups=8),
+            nn.Conv2d(8, 4, 1, groups=2, bias=False),
+        ),
+        picture,
+    ),
+    "conv, circular": (
+        lambda: image(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")),
+        picture,
+    ),
+    "conv1d": (
+        lambda: nn.Sequential(
+            nn.Conv1d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv1d(8, 4, 3, stride=2, dilation=2, groups=2, bias=False),
+            nn.GroupNorm(2, 4),
+            nn.Flatten(),
+            nn.LazyLinear(CLASSES),
+        ),
+        signal,
+    ),
+    "instance norm": (
+        lambda: image(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.ReLU()),
+        picture,
+    ),
+    "batch norm, eval": (batch_norm_eval, picture),
+    "layer norm, two dimensions": (
+        lambda: image(nn.Conv2d(3, 4, 3), nn.LayerNorm((7, 6)), nn.ReLU()),
+        picture,
+    ),
+    "norms without bias": (
+        lambda: nn.Sequential(
+            nn.Linear(7, 8), nn.LayerNorm(8, bias=False), nn.RMSNorm(8), nn.Linear(8, CLASSES)
+        ),
+        vector,
+    ),
+    "transformer": (Transformer, tokens),
+    "unused parameter": (with_unused, vector),
+    "frozen weight": (lambda: frozen(mlp(), "2.weight", "4.weight"), vector),
+    "frozen bias": (lambda: frozen(mlp(), "0.bias"), vector),
+    "frozen scale": (
+        lambda: frozen(
+            nn.Sequential(nn.Linear(7, 8), nn.LayerNorm(8), nn.Linear(8, CLASSES)), "1.weight"
+        ),
+        vector,
+    ),
+    "a layer without influence": (
+        lambda: Forward(
+            lambda s, x: s.a(x) + 0 * s.b(x).detach(),
+            a=nn.Linear(7, CLASSES),
+            b=nn.Linear(7, CLASSES),
+        ),
+        vector,
+    ),
+}
+
+
+def tied() -> nn.Module:
+    net = nn.Sequential(nn.Linear(7, 7), nn.Tanh(), nn.Linear(7, 7), nn.Linear(7, CLASSES))
+    net[2].weight = net[0].weight
+    return net
+
+
+def lstm() -> nn.Module:
+    return Forward(
+        lambda s, x: s.b(s.a(x)[0][:, -1]),
+        a=nn.LSTM(9, 6, batch_first=True),
+        b=nn.Linear(6, CLASSES),
+    )
+
+
+def attention() -> nn.Module:
+    return Forward(
+        lambda s, x: s.b(s.a(x, x, x, need_weights=False)[0].mean(1)),
+        a=nn.MultiheadAttention(9, 3, batch_first=True),
+        b=nn.Linear(9, CLASSES),
+    )
+
+
+def two(how: Callable[..., Tensor]) -> Callable[[], nn.Module]:
+    return lambda: Forward(
+        how, a=nn.Linear(7, 7), b=nn.Linear(7, CLASSES), scale=nn.Parameter(torch.ones(7))
+    )
+
+
+def changed_in_place(s: nn.Module, x: Tensor) -> Tensor:
+    x = x * 1
+    z = s.a(x)
+    x.mul_(2)
+    return s.b(z + x)
+
+
+def ahead() -> nn.Module:
+    net = two(lambda s, x: s.b(s.a(x) * s.twice))()
+    net.double()
+    net.twice = net.scale + 1
+    return net
+
+
+def seen(how: Callable[..., Tensor], reason: str) -> tuple[Callable[[], nn.Module], Callable, str]:
+    return two(how), vector, reason
+
+
+#: name -> (network, inputs, why): those that only the loop is right for
+LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
+    "tied weights": (tied, vector, "used twice"),
+    "a layer called twice": seen(lambda s, x: s.b(s.a(s.a(x))), "used twice"),
+    "a product outside of a layer": seen(lambda s, x: s.b(x @ s.a.weight.T), "no rule for"),
+    "a scale without a rule": seen(lambda s, x: s.b(s.a(x) * s.scale), "no rule for mul"),
+    "a parameter in a list": seen(
+        lambda s, x: s.b(s.a(x) * torch.stack([s.scale])), "no rule for stack"
+    ),
+    "an input changed in place": (
+        lambda: frozen(two(changed_in_place)(), "a.weight"),
+        vector,
+        "changed in place",
+    ),
+    "detached": seen(lambda s, x: s.b(F.linear(x, s.a.weight.detach())), "no rule"),
+    "no_grad": seen(lambda s, x: s.b(x + torch.no_grad()(s.a)(x)), "under no_grad"),
+    "a custom function": seen(lambda s, x: s.b(Scale.apply(s.a(x), s.scale)), "no rule for mul"),
+    "a parameter used before the call": (ahead, vector, "past torch's"),
+    "checkpointing": seen(lambda s, x: s.b(checkpoint(s.a, x, use_reentrant=False)), "recomputes"),
+    "examples that mix": seen(lambda s, x: s.b(s.a(x) - s.a(x.mean(0))), "used twice"),
+    "activations that mix": seen(lambda s, x: s.b(s.a(x) - x.mean(0)), "depends on another one"),
+    "activations that mix later": seen(
+        lambda s, x: s.b(s.a(x).cumsum(0)), "depends on another one"
+    ),
+    "the batch second": (
+        lambda: Forward(
+            lambda s, x: s.b(s.a(x.transpose(0, 1)).mean(0)),
+            a=nn.Linear(7, 7),
+            b=nn.Linear(7, CLASSES),
+        ),
+        lambda: torch.randn(12, 12, 7),
+        "first dimension",
+    ),
+    "LSTM": (lstm, lambda: torch.randn(12, 3, 9), "no rule for lstm"),
+    "MultiheadAttention": (
+        attention,
+        lambda: torch.randn(12, 3, 9),
+        "multi_head_attention_forward",
+    ),
+    "weight norm": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(7, CLASSES))),
+        vector,
+        "no rule for _weight_norm",
+    ),
+    "transposed convolution": (
+        lambda: image(nn.ConvTranspose2d(3, 4, 3)),
+        picture,
+        "conv_transpose",
+    ),
+    "PReLU": (
+        lambda: nn.Sequential(nn.Linear(7, CLASSES), nn.PReLU()),
+        vector,
+        "no rule for prelu",
+    ),
+    "instance norm with running statistics": (
+        lambda: image(
+            nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+        ),
+        picture,
+        "running statistics",
+    ),
+    "embedding, by frequency": (
+        lambda: Forward(
+            lambda s, t: s.b(s.e(t).mean(1)),
+            e=nn.Embedding(V, D, scale_grad_by_freq=True),
+            b=nn.Linear(D, CLASSES),
+        ),
+        tokens,
+        "scale_grad_by_freq",
+    ),
+}
+
+
+def build(make: tuple, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
+    """(network, inputs, targets) with b = 12."""
+    torch.manual_seed(0)
+    net, x = make[0](), make[1]()
+    net.to(dtype)
+    x = x.to(dtype) if x.is_floating_point() else x
+    with torch.no_grad():
+        net(x)  # lazy layers
+    return net, x, torch.randint(CLASSES, (12,))

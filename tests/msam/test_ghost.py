@@ -1,0 +1,245 @@
+"""The ghost path against the dense definition and the loop, in float64; and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msam.networks import GHOST, LOOP, Forward, build, losses, two
+from oracle import dense, grads, relative
+from torch import nn
+
+from samkit import Unsupported, msam_grad
+from samkit.msam import cost
+
+# Rounding of sums over at most 12 * 72 float64 terms; the errors seen are below 2e-15.
+EXACT = 1e-12
+
+SIZES = [1, 2, 5, 6, 11, 12]  # 5 and 11 leave a ragged last group
+
+
+@pytest.mark.parametrize("form", ["gram", "weight"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", GHOST)
+def test_equals_the_definition_and_the_loop(name, normalize, form, monkeypatch):
+    monkeypatch.setattr(cost, "gram_is_cheaper", lambda *_, **__: form == "gram")
+    net, x, y = build(GHOST[name])
+    for m in SIZES:
+        true = dense(net, losses, x, y, rho=0.3, m=m, normalize=normalize)
+        for method in ("loop", "ghost"):
+            net.zero_grad()
+            loss = msam_grad(net, losses, x, y, rho=0.3, m=m, normalize=normalize, method=method)
+            assert relative(grads(net), true) < EXACT, (method, m)
+            assert abs(loss - losses(net(x), y).mean()) < EXACT
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    b=st.integers(1, 9),
+    m=st.integers(1, 9),
+    widths=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    lead=st.lists(st.integers(1, 3), max_size=2),
+    bias=st.booleans(),
+    rho=st.floats(0.0, 2.0),
+    seed=st.integers(0, 99),
+)
+def test_any_shape_and_group(b, m, widths, lead, bias, rho, seed):
+    torch.manual_seed(seed)
+    m = min(m, b)
+    layers = []
+    for p, q in zip([3, *widths], [*widths, 2], strict=True):
+        layers += [nn.Linear(p, q, bias=bias), nn.Tanh()]
+    net = nn.Sequential(*layers).double()
+    x, y = torch.randn(b, *lead, 3).double(), torch.randn(b, *lead, 2).double()
+
+    def loss_fn(z, y):
+        return (z - y).square().flatten(1).sum(1)
+
+    true = dense(net, loss_fn, x, y, rho=rho, m=m)
+    msam_grad(net, loss_fn, x, y, rho=rho, m=m, method="ghost")
+    assert relative(grads(net), true) < 1e-10  # 1 / ||g|| may magnify rounding
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+    blocks=st.sampled_from([1, 2, 4]),
+    m=st.integers(1, 4),
+    gram=st.booleans(),
+)
+def test_any_convolution(kernel, stride, padding, dilation, blocks, m, gram):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups=blocks)
+    net = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).double()
+    x, y = torch.randn(4, 4, 7, 6).double(), torch.randint(2, (4,))
+    net(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "gram_is_cheaper", lambda *_, **__: gram)
+        msam_grad(net, losses, x, y, rho=0.3, m=m, method="ghost")
+    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=m)) < EXACT
+
+
+@pytest.mark.parametrize("name", LOOP)
+def test_refuses_and_auto_takes_the_loop(name):
+    make = LOOP[name]
+    net, x, y = build(make)
+    with pytest.raises(Unsupported, match=make[2]):
+        msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+    assert all(p.grad is None for p in net.parameters())
+    for _ in range(2):
+        net.zero_grad()
+        msam_grad(net, losses, x, y, rho=0.3, m=3)
+        found = grads(net)
+        net.zero_grad()
+        msam_grad(net, losses, x, y, rho=0.3, m=3, method="loop")
+        assert relative(found, grads(net)) == 0
+
+
+def test_float32_stays_close_to_float64():
+    net, x, y = build(GHOST["conv"])
+    true = dense(net, losses, x, y, rho=0.3, m=2)
+    net.float()
+    msam_grad(net, losses, x.float(), y, rho=0.3, m=2, method="ghost")
+    assert relative({k: g.double() for k, g in grads(net).items()}, true) < 5e-6
+
+
+@pytest.mark.parametrize("max_bytes", [1, 20_000, 60_000])
+def test_parts_that_fit_give_the_same(max_bytes):
+    net, x, y = build(GHOST["conv"])
+    msam_grad(net, losses, x, y, rho=0.3, m=2, method="ghost", max_bytes=max_bytes)
+    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=2)) < EXACT
+
+
+def test_a_group_without_gradient_does_not_move():
+    net = nn.Sequential(nn.Linear(2, 2, bias=False)).double()
+    x = torch.tensor([[0.0, 0.0], [1.0, 2.0]]).double()
+    y = torch.tensor([[1.0, 1.0], [0.0, 1.0]]).double()
+
+    def loss_fn(z, y):
+        return (z - y).square().sum(1)
+
+    for method in ("loop", "ghost"):
+        net.zero_grad()
+        msam_grad(net, loss_fn, x, y, rho=0.3, m=1, method=method)
+        assert relative(grads(net), dense(net, loss_fn, x, y, rho=0.3, m=1)) < EXACT
+
+
+def test_closed_form_of_one_linear_neuron():
+    # l_i = (w x_i - y_i)^2 / 2, unnormalized: grad l_i(w + rho r_i x_i) = (r_i + rho r_i x_i^2) x_i
+    x, y, w, rho = torch.randn(5, 1).double(), torch.randn(5, 1).double(), 0.7, 0.2
+    net = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(net.weight, w)
+    msam_grad(net, lambda z, y: (z - y).square().sum(1) / 2, x, y, rho=rho, m=1, normalize=False)
+    r = w * x - y
+    assert torch.allclose(
+        net.weight.grad, ((r + rho * r * x**2) * x).mean()[None, None], rtol=1e-14
+    )
+
+
+@pytest.mark.parametrize("where", ["whole model", "one layer", "module.compile"])
+def test_compiled_models(where):
+    net, x, y = build(GHOST["mlp"])
+    true = dense(net, losses, x, y, rho=0.3, m=3)
+    model = net
+    if where == "whole model":
+        model = torch.compile(net, backend="eager")
+    elif where == "one layer":
+        model = nn.Sequential(torch.compile(net[:2], backend="eager"), net[2:])
+    else:
+        net.compile(backend="eager")
+    for method in ("ghost", "loop", "auto"):
+        net.zero_grad()
+        msam_grad(model, losses, x, y, rho=0.3, m=3, method=method)
+        assert relative(grads(net), true) < EXACT
+
+
+def test_hooks_of_the_user_take_part():
+    net, x, y = build(GHOST["mlp"])
+    calls = []
+    net[0].register_forward_pre_hook(lambda _, args: (2 * args[0],))
+    net[2].register_forward_hook(lambda _, __, z: z.sin())
+    true = dense(net, losses, x, y, rho=0.3, m=3)
+    net[4].register_full_backward_hook(lambda *_: calls.append(1))
+    msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+    assert relative(grads(net), true) < EXACT
+    assert calls
+
+
+@pytest.mark.parametrize("method", ["ghost", "auto"])
+def test_a_model_that_changes_its_course_in_the_second_pass(method):
+    calls = []
+
+    def how(s, x):
+        calls.append(0)  # 1 is the proof, 2 the first pass, 3 the second
+        return s.b(x) if len(calls) == 3 else s.b(s.a(x))
+
+    net = two(how)().double()
+    x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
+    if method == "ghost":
+        with pytest.raises(Unsupported, match="differently in the second pass"):
+            msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+        assert all(p.grad is None for p in net.parameters())
+    else:  # goes over to the loop in the middle of the call
+        msam_grad(net, losses, x, y, rho=0.3, m=3)
+        assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=3)) < EXACT
+
+
+def test_tokens_that_depend_on_the_weights():
+    def how(s, x):
+        z = s.a(x)
+        return s.e((z.detach() > 0).long()).mean(1) + z
+
+    net = Forward(how, a=nn.Linear(7, 5), e=nn.Embedding(2, 5)).double()
+    x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
+    with pytest.raises(Unsupported, match="tokens depend on the weights"):
+        msam_grad(net, losses, x, y, rho=3.0, m=3, method="ghost")
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_saved_for_backward_packed_by_the_user():
+    net, x, y = build(GHOST["mlp"])
+    true = dense(net, losses, x, y, rho=0.3, m=3)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        msam_grad(net, losses, x, y, rho=0.3, m=3)
+    assert relative(grads(net), true) < EXACT
+
+
+def test_sparse_embedding_keeps_a_sparse_gradient():
+    net = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(12, 5)).double()
+    t, y = torch.randint(9, (6, 3)), torch.randint(5, (6,))
+    true = dense(
+        nn.Sequential(nn.Embedding(9, 4, _weight=net[0].weight), net[1], net[2]),
+        losses,
+        t,
+        y,
+        rho=0.3,
+        m=2,
+    )
+    for method in ("loop", "ghost"):
+        net.zero_grad()
+        msam_grad(net, losses, t, y, rho=0.3, m=2, method=method)
+        assert net[0].weight.grad.is_sparse
+        dense_grad = {k: g.to_dense() if g.is_sparse else g for k, g in grads(net).items()}
+        assert relative(dense_grad, true) < EXACT
+
+
+@pytest.mark.parametrize("method", ["loop", "ghost"])
+def test_bf16_autocast(method):
+    net, x, y = build(GHOST["conv"], torch.float32)
+    true = dense(net, losses, x, y, rho=0.3, m=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        msam_grad(net, losses, x, y, rho=0.3, m=3, method=method)
+    assert 0 < relative(grads(net), true) < 0.1  # bfloat16 has 8 bits
+    assert all(p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+def test_weights_in_bf16():
+    net, x, y = build(GHOST["mlp"])
+    true = dense(net, losses, x, y, rho=0.3, m=3)
+    net.bfloat16()
+    msam_grad(net, losses, x.bfloat16(), y, rho=0.3, m=3, method="ghost")
+    assert relative({k: g.double() for k, g in grads(net).items()}, true) < 0.1

@@ -1,0 +1,275 @@
+"""The contract of msam_grad: arguments, p.grad, errors that change nothing, noise, BatchNorm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from msam.networks import GHOST, build, image, losses, mlp, picture
+from oracle import dense, grads, relative
+from torch import nn
+
+from samkit import NonFinite, Undefined, Unsupported, msam_grad
+
+METHODS = ["loop", "ghost", "auto"]
+
+
+@pytest.fixture
+def problem():
+    return build(GHOST["mlp"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"m": 0}, "from 1 to 12"),
+        ({"m": 13}, "from 1 to 12"),
+        ({"m": 2.0}, "integer"),
+        ({"m": True}, "integer"),
+        ({"rho": -0.1}, "rho"),
+        ({"rho": float("nan")}, "rho"),
+        ({"method": "fast"}, "method"),
+        ({"targets": torch.zeros(11).long()}, "first dimension"),
+        ({"targets": torch.zeros(0).long(), "inputs": torch.zeros(0, 7)}, "at least one"),
+        ({"loss_fn": F.cross_entropy}, "reduction='none'"),
+    ],
+)
+def test_bad_arguments_are_explained_and_change_nothing(problem, change, message):
+    net, x, y = problem
+    args = {"loss_fn": losses, "inputs": x, "targets": y, "rho": 0.1, "m": 3} | change
+    with pytest.raises(ValueError, match=message):
+        msam_grad(net, args.pop("loss_fn"), args.pop("inputs"), args.pop("targets"), **args)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_nothing_to_train(problem):
+    net, x, y = problem
+    net.requires_grad_(False)
+    with pytest.raises(ValueError, match="requires_grad"):
+        msam_grad(net, losses, x, y, rho=0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("m", [1, 5, None])
+def test_adds_to_the_gradients_that_are_there(problem, method, m):
+    net, x, y = problem
+    true = dense(net, losses, x, y, rho=0.3, m=m or 12)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    msam_grad(net, losses, x, y, rho=0.3, m=m, method=method)
+    assert relative({k: g - 1 for k, g in grads(net).items()}, true) < 1e-12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rho_0_is_the_plain_gradient(problem, method):
+    net, x, y = problem
+    losses(net(x), y).mean().backward()
+    true = grads(net)
+    net.zero_grad()
+    with torch.no_grad():  # a caller's no_grad does no harm
+        msam_grad(net, losses, x, y, rho=0.0, m=3, method=method)
+    assert relative(grads(net), true) < 1e-14
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+def test_inputs_in_a_structure(method, kind):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(7, 5), nn.Linear(3, 5)
+
+        def forward(self, u, v):
+            return self.a(u) * self.b(v)
+
+    net = Two().double()
+    u, v, y = torch.randn(12, 7).double(), torch.randn(12, 3).double(), torch.randint(5, (12,))
+    inputs = {"u": u, "v": v} if kind is dict else kind((u, v))
+    targets = {"y": y} if kind is dict else kind([y])
+
+    def loss_fn(z, t):
+        return losses(z, t["y" if kind is dict else 0])
+
+    msam_grad(net, loss_fn, inputs, targets, rho=0.3, m=5, method=method)
+    assert relative(grads(net), dense(net, losses, (u, v), y, rho=0.3, m=5)) < 1e-12
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("m", [5, 12])
+def test_a_non_finite_loss_changes_nothing(problem, method, m, bad):
+    net, x, y = problem
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    net[0].bias.grad = torch.ones_like(net[0].bias)
+    x[-1] = bad  # in the last group, after the first ones are done
+    with pytest.raises(NonFinite, match="inf or nan"):
+        msam_grad(net, losses, x, y, rho=0.3, m=m, method=method)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(net[0].bias.grad, torch.ones_like(net[0].bias))
+    assert net[0].weight.grad is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_come_back_bit_for_bit_also_after_an_error(problem, method):
+    net, x, y = problem
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    msam_grad(net, losses, x, y, rho=0.3, m=5, method=method)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    calls = []
+
+    def fails_in_the_second_pass(z, t):
+        calls.append(0)
+        if len(calls) == (3 if method != "loop" else 2):  # after the proof, or without one
+            raise KeyError("mine")
+        return losses(z, t)
+
+    net.zero_grad()
+    with pytest.raises(KeyError, match="mine"):
+        msam_grad(net, fails_in_the_second_pass, x, y, rho=0.3, m=5, method=method)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+# Dropout
+
+
+def noisy() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(7, 64), nn.Dropout(0.5), nn.ReLU(), nn.Linear(64, 5)).double()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_passes_see_the_same_dropout_masks(method):
+    # With the masks fixed and rho = 0 both passes are the same; so they are with rho > 0 where
+    # the masks, seen at the layer's output, coincide.
+    net, masks = noisy(), []
+    net[1].register_forward_hook(lambda _, __, z: masks.append(z == 0))
+    x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
+    msam_grad(net, losses, x, y, rho=0.1, m=6, method=method)
+    passes = masks if method == "loop" else masks[1:]  # the first is the proof's
+    assert all(torch.equal(a, b) for a, b in zip(passes[::2], passes[1::2], strict=True))
+    assert not torch.equal(passes[0], torch.zeros_like(passes[0]))
+
+
+@pytest.mark.parametrize("m", [6, 12])
+def test_a_step_draws_as_much_noise_as_a_plain_one(m):
+    net = noisy()
+    x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
+    for method in ("ghost", "auto"):
+        torch.manual_seed(3)
+        losses(net(x), y)
+        plain = torch.get_rng_state()
+        torch.manual_seed(3)
+        msam_grad(net, losses, x, y, rho=0.1, m=m, method=method)
+        assert torch.equal(torch.get_rng_state(), plain)
+
+
+def test_dropout_ghost_is_the_gradient_under_its_masks():
+    net = noisy()
+    x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
+    torch.manual_seed(3)
+    mask = F.dropout(torch.ones(12, 64).double(), 0.5)
+    torch.manual_seed(3)
+    msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, mask):
+            return net[3](F.relu(net[0](x) * mask))
+
+    true = dense(Masked(), losses, (x, mask), y, rho=0.3, m=3)
+    assert relative({f"net.{k}": g for k, g in grads(net).items()}, true) < 1e-12
+
+
+# BatchNorm
+
+
+def batch_norm(track: bool = True) -> nn.Module:
+    return image(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=track), nn.ReLU())
+
+
+@pytest.mark.parametrize("method", ["ghost", "auto"])
+@pytest.mark.parametrize("kind", ["train", "no running statistics", "functional"])
+def test_batch_norm_by_the_batch_is_undefined_for_smaller_m(method, kind):
+    net, x, y = build((lambda: batch_norm(kind != "no running statistics"), picture))
+    net.eval() if kind == "no running statistics" else net.train()
+    if kind == "functional":
+        net = nn.Sequential(net[0].eval(), net[2:])
+        net.forward = lambda x: net[1](F.batch_norm(net[0](x), None, None, training=True))
+    with pytest.raises(Undefined, match="GroupNorm"):
+        msam_grad(net, losses, x, y, rho=0.1, m=3, method=method)
+
+
+def test_batch_norm_of_the_whole_batch_and_by_groups():
+    net, x, y = build((batch_norm, picture))
+    for m, method in [(12, "auto"), (12, "ghost"), (4, "loop")]:
+        net.zero_grad()
+        msam_grad(net, losses, x, y, rho=0.1, m=m, method=method)
+        found = grads(net)
+        still = {k: v.clone() for k, v in net.state_dict().items()}
+        blank = nn.BatchNorm2d(4, track_running_stats=False).double()
+        blank.load_state_dict({k: still[f"1.{k}"] for k in ("weight", "bias")})
+        pure = nn.Sequential(net[0], blank, *net[2:])
+        assert relative(found, dense(pure, losses, x, y, rho=0.1, m=m)) < 1e-12
+
+
+@pytest.mark.parametrize(("m", "updates"), [(12, 1), (4, 3)])
+def test_running_statistics_are_those_of_the_first_pass_alone(m, updates):
+    net, x, y = build((batch_norm, picture))
+    twin, _, _ = build((batch_norm, picture))
+    twin.load_state_dict(net.state_dict())
+    for i in range(0, 12, m):
+        twin(x[i : i + m])
+    msam_grad(net, losses, x, y, rho=0.1, m=m, method="loop")
+    a, b = net.state_dict(), twin.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a if "running" in k or "num" in k)
+    assert int(a["1.num_batches_tracked"]) == updates + 1  # and one from making the lazy layer
+
+
+def test_refusal_names_the_reason_and_the_way_out():
+    net = nn.Sequential(nn.Linear(7, 5), nn.PReLU()).double()
+    with pytest.raises(Unsupported, match=r"prelu.*'auto' or 'loop'"):
+        msam_grad(
+            net,
+            losses,
+            torch.randn(4, 7).double(),
+            torch.randint(5, (4,)),
+            rho=0.1,
+            m=2,
+            method="ghost",
+        )
+
+
+def test_frozen_parameters_neither_move_nor_count(problem):
+    net, x, y = problem
+    net[0].requires_grad_(False)
+    true = dense(net, losses, x, y, rho=0.3, m=4)
+    assert set(true) == {"2.weight", "4.weight", "4.bias"}
+    for method in METHODS:
+        net.zero_grad()
+        msam_grad(net, losses, x, y, rho=0.3, m=4, method=method)
+        assert relative(grads(net), true) < 1e-12
+        assert net[0].weight.grad is None
+
+
+def test_unfreezing_is_noticed(problem):
+    net, x, y = problem
+    for frozen in (True, False):
+        net[0].requires_grad_(not frozen)
+        net.zero_grad()
+        msam_grad(net, losses, x, y, rho=0.3, m=4, method="ghost")
+        assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=4)) < 1e-12
+
+
+def test_autocast_sees_the_moved_weights():
+    # Inside of one autocast context torch keeps the cast weights; a move must not be lost by it.
+    net, x, y = mlp(), torch.randn(12, 7), torch.randint(5, (12,))
+    found = []
+    for rho in (0.0, 1.0):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            msam_grad(net, losses, x, y, rho=rho, method="loop")
+        found.append(grads(net))
+    assert relative(found[1], found[0]) > 0.1

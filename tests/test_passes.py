@@ -1,0 +1,61 @@
+"""What the two passes of a step share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from samkit import passes
+
+
+@pytest.mark.parametrize("delta", [1.0, float("inf"), float("nan"), 1e-30, 1e30])
+def test_weights_come_back_bit_for_bit(delta):
+    w = [torch.randn(5), torch.randn(2, 2)]
+    before = [t.clone() for t in w]
+    with pytest.raises(KeyError), passes.moved(w, [torch.full((5,), delta), None]):
+        assert not torch.equal(w[0], before[0]) or delta == 1e-30
+        assert torch.equal(w[1], before[1])
+        raise KeyError
+    assert all(torch.equal(a, b) for a, b in zip(w, before, strict=True))
+
+
+def test_sparse_move():
+    w, index = torch.zeros(3, 2), torch.tensor([[1, 1]])
+    delta = torch.sparse_coo_tensor(index, torch.ones(2, 2), (3, 2), check_invariants=True)
+    with passes.moved([w], [delta]):
+        assert w.tolist() == [[0, 0], [2, 2], [0, 0]]
+    assert (w == 0).all()
+
+
+def test_nothing_moves():
+    with passes.moved([torch.ones(2)], [None]):
+        pass
+
+
+def test_noise_replays():
+    noise = passes.Noise([torch.ones(1)])
+    first = torch.randn(3)
+    noise.replay()
+    assert torch.equal(first, torch.randn(3))
+
+
+def test_tracked_are_the_buffers_that_a_pass_changes():
+    net = nn.Sequential(
+        nn.BatchNorm1d(2),
+        nn.BatchNorm1d(2).eval(),
+        nn.GroupNorm(1, 2),
+        nn.InstanceNorm1d(2, track_running_stats=True),
+        nn.BatchNorm1d(2, track_running_stats=False),
+    )
+    found = {id(b) for b in passes.tracked(net.modules())}
+    assert found == {id(b) for i in (0, 3) for b in net[i].buffers()}
+
+
+def test_modules_called_finds_those_inside():
+    inner = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    other = nn.Linear(2, 2)
+    with passes.modules_called() as seen:
+        inner(torch.randn(3, 2))
+    other(torch.randn(3, 2))
+    assert seen == set(inner.modules())
