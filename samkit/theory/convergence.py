@@ -345,9 +345,7 @@ def paper_schedule(steps: int, beta: float) -> tuple[Array, Array]:
     return np.full(steps, 1 / (steps**0.5 * beta)), np.full(steps, 1 / (steps**0.25 * beta))
 
 
-def paper_bound(
-    steps: ArrayLike, gap: float, *, beta: float, noise: float, C: float = 8
-) -> Array:
+def paper_bound(steps: ArrayLike, gap: float, *, beta: float, noise: float, C: float = 8) -> Array:
     r"""T3: average of :math:`E\|\nabla L(w_t)\|^2 \le (4\beta\,gap + C\,noise)/\sqrt T`.
 
     gap = L(w_0) - L* and noise = sigma^2 / b; ``steps`` is T, one or many.  Proved in the book
