@@ -145,101 +145,107 @@ MARKS = {  # beside the colour, for those who do not see it
     claims.Verdict.OUT_OF_SCOPE: "–",
     claims.Verdict.NOT_YET: "…",
 }
-BOX_WIDTH, BOX_HEIGHT, COLUMN, LINE, BAND = 196, 24, 250, 34, 40  # in the units of the drawing
+WIDTH, HEIGHT = 192, 24  # of a box, in the units of the drawing
+COLUMN, LINE, BAND, GUTTER = 236, 38, 30, 44  # steps to the right and down; GUTTER holds lines
 
 
-def layout(rows: dict[str, claims.Claim]) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """(id -> (column, line), chapter -> first line) of the map.
+def layout(rows: dict[str, claims.Claim]) -> dict[str, dict[str, tuple[int, int]]]:
+    """chapter -> id -> (column, line): a band of boxes for every chapter.
 
-    A chapter is a band of lines. The column of a row is the length of the longest chain of needs
-    below it, so every edge leads to the right; within a band a row stands as near as it can to
-    what it needs. A row without any edge goes where its band is least filled.
+    The column of a row is the length of the longest chain of needs below it inside its chapter,
+    and its line as near as can be to the lines of what it needs there. A row without any such tie
+    goes where its band is least filled.
     """
-    columns: dict[str, int] = {}
-    for id_ in TopologicalSorter({id_: row.needs for id_, row in rows.items()}).static_order():
-        columns[id_] = 1 + max((columns[need] for need in rows[id_].needs), default=-1)
-    needed = {need for row in rows.values() for need in row.needs}
-    bands = defaultdict(list)
+    bands = defaultdict(dict)
     for row in sorted(rows.values(), key=lambda row: row.chapter):
-        bands[row.chapter].append(row)
-    places, starts, top = {}, {}, 0
-    for chapter, band in bands.items():
-        starts[chapter] = top
-        filled = Counter()
-        alone = [row for row in band if not row.needs and row.id not in needed]
-        for row in sorted((row for row in band if row not in alone), key=lambda r: columns[r.id]):
-            column = columns[row.id]
-            wanted = [places[need][1] for need in row.needs if rows[need].chapter == chapter]
-            line = max(filled[column], round(mean(wanted)) - top if wanted else 0)
-            places[row.id] = column, top + line
-            filled[column] = line + 1
-        for row in alone:
+        bands[row.chapter][row.id] = [id_ for id_ in row.needs if rows[id_].chapter == row.chapter]
+    columns: dict[str, int] = {}
+    for graph in bands.values():
+        for id_ in TopologicalSorter(graph).static_order():
+            columns[id_] = 1 + max((columns[need] for need in graph[id_]), default=-1)
+    places = {}
+    for chapter, graph in bands.items():
+        used = {need for needs in graph.values() for need in needs}
+        alone = [id_ for id_ in graph if not graph[id_] and id_ not in used]
+        band, filled = {}, Counter()
+        for id_ in sorted(graph.keys() - alone, key=lambda i: (columns[i], [*graph].index(i))):
+            wanted = [band[need][1] for need in graph[id_]]
+            line = max(filled[columns[id_]], round(mean(wanted)) if wanted else 0)
+            band[id_] = columns[id_], line
+            filled[columns[id_]] = line + 1
+        for id_ in alone:
             column = min(range(max(columns.values()) + 1), key=lambda c: (filled[c], c))
-            places[row.id] = column, top + filled[column]
+            band[id_] = column, filled[column]
             filled[column] += 1
-        top += max(filled.values())
-    return places, starts
+        places[chapter] = band
+    return places
+
+
+def route(start: tuple[int, int], end: tuple[int, int], track: int) -> str:
+    """An SVG path from box to box that keeps to the gutters between columns and lines."""
+    (x0, y0), (x1, y1) = start, end
+    shift = 6 + 5 * (track % 7)
+    out, into = x0 + WIDTH + shift, x1 - GUTTER + shift
+    path = f"M{x0 + WIDTH} {y0 + HEIGHT // 2}H{out}"
+    if out != into:  # not the next column: cross over just above the line of the target
+        path += f"V{y1 - 3 - 3 * (track % 3)}H{into}"
+    return f"{path}V{y1 + HEIGHT // 2}H{x1 - 1}"
 
 
 class ClaimMapDirective(SphinxDirective):
-    """The rows as boxes in the colours of their verdicts, with an arrow from each to its users."""
+    """The rows as boxes in the colours of their verdicts, with a line from each to its users."""
 
     def run(self):
         rows, current = claims.ledger(), verdicts(reports())
-        places, starts = layout(rows)
-        bands = list(starts)
-
-        def position(id_):
-            column, line = places[id_]
-            band = bands.index(rows[id_].chapter)
-            return 8 + column * COLUMN, 30 + line * LINE + band * BAND
-
-        width = max(x for x, _ in map(position, rows)) + BOX_WIDTH + 8
-        height = max(y for _, y in map(position, rows)) + BOX_HEIGHT + 12
-        edges = [(position(need), position(id_)) for id_ in rows for need in rows[id_].needs]
-        counts = Counter(current.values())
-        words = f"Graph of {len(rows)} claims and {len(edges)} dependencies: " + ", ".join(
-            f"{counts[verdict]} {verdict}" for verdict in claims.Verdict if counts[verdict]
-        )
-        parts = []
-        for band, (chapter, line) in enumerate(starts.items()):
-            y = 22 + line * LINE + band * BAND
-            parts.append(f'<text class="band" x="8" y="{y}">{html.escape(chapter)}</text>')
-            parts.append(f'<path class="rule" d="M0 {y - 18}H{width}"/>')
-        for (x0, y0), (x1, y1) in edges:
-            a, b, half = x0 + BOX_WIDTH, x1, BOX_HEIGHT / 2
-            bend = COLUMN - BOX_WIDTH
-            parts.append(
-                f'<path class="edge" marker-end="url(#claim-map-arrow)" d="M{a} {y0 + half}'
-                f'C{a + bend} {y0 + half} {b - bend} {y1 + half} {b - 2} {y1 + half}"/>'
-            )
         target = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
+        position, tracks, names, top = {}, {}, [], 0
+        for chapter, band in layout(rows).items():
+            names.append(f'<path class="rule" d="M0 {top}H9999"/>')
+            names.append(f'<text class="band" x="8" y="{top + 18}">{html.escape(chapter)}</text>')
+            for id_, (column, line) in band.items():
+                position[id_] = GUTTER + column * COLUMN, top + BAND + 6 + line * LINE
+                tracks[id_] = sum(x == position[id_][0] for x, _ in position.values())
+            top += BAND + LINE * (1 + max(line for _, line in band.values()))
+        width = max(x for x, _ in position.values()) + WIDTH + 8
+        edges = [
+            f'<path class="edge" marker-end="url(#claim-map-arrow)" '
+            f'd="{route(position[need], position[id_], tracks[need])}"/>'
+            for id_, row in rows.items()
+            for need in row.needs
+        ]
+        boxes = []
         for id_, row in rows.items():
-            (x, y), verdict = position(id_), current[id_]
+            (x, y), verdict = position[id_], current[id_]
             needs = f" Rests on {', '.join(row.needs)}." if row.needs else ""
-            title = html.escape(f"{verdict}: {id_}. {row.statement}{needs}")
-            corner = BOX_HEIGHT // 2 if row.kind in ("theorem", "statement") else 2
-            parts.append(
+            corner = HEIGHT // 2 if row.kind in ("theorem", "statement") else 2
+            boxes.append(
                 f'<a class="node {css_class(verdict)}" href="{target}#{anchor(id_)}">'
-                f"<title>{title}</title>"
-                f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="{corner}"/>'
+                f"<title>{html.escape(f'{verdict}: {id_}. {row.statement}{needs}')}</title>"
+                f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="{corner}"/>'
                 f'<text x="{x + 9}" y="{y + 16}">{MARKS[verdict]} '
                 f"{html.escape(id_.removeprefix('theorem.'))}</text></a>"
             )
-        legend = "".join(
-            f'<li><span class="verdict {css_class(verdict)}">{MARKS[verdict]} {verdict}</span></li>'
+        counts = Counter(current.values())
+        legend = [
+            f'<span class="verdict {css_class(verdict)}">{MARKS[verdict]} {verdict}</span>'
             for verdict in claims.Verdict
             if counts[verdict]
+        ] + ["round: theorem or statement", "square: figure or experiment"]
+        words = (
+            f"Graph of {len(rows)} claims and the {len(edges)} lines between them: "
+            + ", ".join(
+                f"{counts[verdict]} {verdict}" for verdict in claims.Verdict if counts[verdict]
+            )
         )
         drawing = (
-            f'<ul class="claim-map-legend">{legend}<li>round: theorem or statement</li>'
-            "<li>square: figure or experiment</li></ul>"
-            f'<div class="claim-map" tabindex="0" role="region" aria-label="Map of the claims">'
-            f'<svg role="group" aria-label="{words}" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}">'
+            f'<ul class="claim-map-legend">{"".join(f"<li>{item}</li>" for item in legend)}</ul>'
+            '<div class="claim-map full-width" tabindex="0" role="region" '
+            'aria-label="Map of the claims">'
+            f'<svg role="group" aria-label="{words}" width="{width}" height="{top}" '
+            f'viewBox="0 0 {width} {top}">'
             '<defs><marker id="claim-map-arrow" viewBox="0 0 8 8" refX="7" refY="4" '
             'markerWidth="6" markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z"/></marker>'
-            f"</defs>{''.join(parts)}</svg></div>"
+            f"</defs>{''.join(names + edges + boxes)}</svg></div>"
         )
         return [nodes.raw("", drawing, format="html")]
 
