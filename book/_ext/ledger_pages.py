@@ -239,7 +239,7 @@ class ClaimMapDirective(SphinxDirective):
         )
         drawing = (
             f'<ul class="claim-map-legend">{"".join(f"<li>{item}</li>" for item in legend)}</ul>'
-            '<div class="claim-map full-width" tabindex="0" role="region" '
+            '<div class="claim-map" tabindex="0" role="region" '
             'aria-label="Map of the claims">'
             f'<svg role="group" aria-label="{words}" width="{width}" height="{top}" '
             f'viewBox="0 0 {width} {top}">'

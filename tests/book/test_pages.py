@@ -162,7 +162,7 @@ def test_every_row_of_the_ledger_is_on_the_map_and_every_need_is_a_line(page, si
 def test_a_box_of_the_map_leads_to_its_row(page, site, how):
     page.goto(site + "book/claim-map.html")
     box = page.locator(".claim-map .node[href$='#claim-fig06.digits']")
-    assert "✓" in box.inner_text() and "verdict-pass" in box.get_attribute("class")
+    assert "✓" in box.text_content() and "verdict-pass" in box.get_attribute("class")
     if how == "click":
         box.click()
     else:
