@@ -9,6 +9,8 @@ from hashlib import sha256
 
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 INK = "#010203"  # stands for the page's own text colour in a drawing
 COLORS = {  # from the palette of Okabe and Ito, at least 3:1 against a white and a dark page
@@ -78,6 +80,11 @@ def show(figure, alt: str) -> Picture:
     """
     if len(alt.split()) < 6:
         raise ValueError(f"alt={alt!r}: say in a sentence what the figure shows")
+    for text in figure.findobj(Text, include_self=False):
+        if text.get_color() == "black":  # made by a chapter, outside of the style
+            text.set_color(INK)
+    for legend in figure.findobj(Legend, include_self=False):
+        legend.set_frame_on(False)
     with matplotlib.rc_context(STYLE), io.StringIO() as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
         drawing = file.getvalue()
