@@ -5,6 +5,9 @@ never import torch):
 
 ===================  =====================================================================
 ``samkit.diagonal``  diagonal linear networks: discrete dynamics, gradient flow, potential
+``samkit.training``  small networks trained with SAM, many side by side (needs torch)
+``samkit.theory``    what the theorems predict: objectives with exact maxima, PAC-Bayes bounds
+``samkit.data``      MNIST-1D, generated on this machine
 ``samkit.published`` the paper's published numbers, with their source
 ``samkit.claims``    the ledger: what the paper states, what a machine measured, the verdict
 ``samkit.figures``   one style and one colour per method for every figure
@@ -20,7 +23,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("claims", "diagonal", "figures", "published")
+_MODULES = ("claims", "data", "diagonal", "figures", "published", "theory", "training")
 
 __all__ = [*_MODULES, "__version__"]
 
