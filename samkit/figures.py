@@ -7,7 +7,6 @@ import io
 import re
 from hashlib import sha256
 
-import matplotlib
 import matplotlib.pyplot as plt
 
 INK = "#010203"  # stands for the page's own text colour in a drawing
@@ -18,7 +17,7 @@ COLORS = {  # from the palette of Okabe and Ito, at least 3:1 against a white an
     "1-SAM": "#D55E00",
     "random": "#B5659A",
 }
-LINES = {"ERM": ":", "n-SAM": "--", "m-SAM": "-.", "1-SAM": "-", "random": (0, (1, 3))}
+LINES = {"ERM": "-", "n-SAM": "--", "m-SAM": "-.", "1-SAM": "-", "random": (0, (1, 3))}
 
 STYLE = {
     "axes.edgecolor": INK,
@@ -35,7 +34,6 @@ STYLE = {
     "grid.alpha": 0.15,
     "grid.color": INK,
     "legend.frameon": False,
-    "lines.linewidth": 2,
     "mathtext.fontset": "dejavusans",
     "savefig.facecolor": "none",
     "svg.fonttype": "path",
@@ -47,14 +45,23 @@ STYLE = {
 
 
 def line(method: str, **changes) -> dict:
-    """Keyword arguments for ``ax.plot``: the colour, dash and label of a method."""
-    return {"color": COLORS[method], "linestyle": LINES[method], "label": method, **changes}
+    """Keyword arguments for ``ax.plot``: the colour, dash, width and label of a method.
+
+    ERM is wide, so that it shows under a method that coincides with it.
+    """
+    return {
+        "color": COLORS[method],
+        "linestyle": LINES[method],
+        "linewidth": 4 if method == "ERM" else 2,
+        "label": method,
+        **changes,
+    }
 
 
 def subplots(*args, **kwargs):
-    """``plt.subplots`` in the book's style."""
-    with matplotlib.rc_context(STYLE):
-        return plt.subplots(*args, **kwargs)
+    """``plt.subplots`` in the book's style, which stays on for what is drawn afterwards."""
+    plt.rcParams.update(STYLE)
+    return plt.subplots(*args, **kwargs)
 
 
 class Picture:
@@ -78,7 +85,7 @@ def show(figure, alt: str) -> Picture:
     """
     if len(alt.split()) < 6:
         raise ValueError(f"alt={alt!r}: say in a sentence what the figure shows")
-    with matplotlib.rc_context(STYLE), io.StringIO() as file:
+    with io.StringIO() as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
         drawing = file.getvalue()
     plt.close(figure)

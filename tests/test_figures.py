@@ -12,6 +12,7 @@ def picture():
     figure, axis = figures.subplots()
     axis.plot([0, 1], [0, 1], **figures.line("1-SAM"))
     axis.set_xlabel("steps")
+    axis.legend()
     return figures.show(figure, alt=ALT)
 
 
@@ -20,6 +21,8 @@ def test_the_svg_takes_the_pages_text_colour_and_carries_its_alt_text():
     root = ET.fromstring(svg)
     assert root.get("aria-label") == ALT and root.get("role") == "img"
     assert figures.INK not in svg and "currentColor" in svg
+    inks = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]+|currentColor)", svg))
+    assert inks == {"currentColor", figures.COLORS["1-SAM"].lower()}, "no colour of its own"
     assert figures.COLORS["1-SAM"].lower() in svg.lower()
 
 
