@@ -38,12 +38,6 @@ def gaussian_kl(
     return 0.5 * (k * (ratio - 1 - np.log(ratio)) + np.square(distance) / np.square(prior_std))
 
 
-def mcallester_slack(kl: ArrayLike, n: int, delta: float) -> Array:
-    r""":math:`\sqrt{(\mathrm{KL} + \log(n/\delta)) / (2(n-1))}` for ONE prior fixed in advance."""
-    _check(n, delta)
-    return np.sqrt((np.asarray(kl, float) + np.log(n / delta)) / (2 * (n - 1)))
-
-
 def prior_index(distance: ArrayLike, k: int, std: ArrayLike) -> Array:
     r"""Which prior of the grid :math:`t_j^2 = s^2 e^{j/k}`, j = 0, 1, 2, ..., the bound uses.
 

@@ -66,7 +66,6 @@ def test_by_hand():
     assert pb.random_bound(0.25, 1.0, k=2, n=101, std=0.5, delta=0.1) == pytest.approx(
         0.25 + np.sqrt(23.0241 / 400), rel=1e-6
     )
-    assert pb.mcallester_slack(3.0, 101, 0.1) == pytest.approx(np.sqrt((3 + np.log(1010)) / 200))
     assert pb.monte_carlo_slack(200, np.exp(-4.0)) == pytest.approx(0.1)
 
 
@@ -131,6 +130,6 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="n >= 2"):
         pb.complexity(1.0, 2, 1, 0.1, 0.1)
     with pytest.raises(ValueError, match="0 < delta < 1"):
-        pb.mcallester_slack(1.0, 10, 1.0)
+        pb.complexity(1.0, 2, 10, 0.1, 1.0)
     with pytest.raises(ValueError, match="std positive"):
         pb.complexity(1.0, 2, 10, 0.0, 0.1)
