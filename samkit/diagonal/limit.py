@@ -60,7 +60,8 @@ def flow(
     m derived in the theory chapter.
 
     Stops when the training loss is below 1e-25, or where the flow blows up, comes to rest
-    elsewhere or never rests: then ``interpolates`` is False. Raises ValueError for settings out of range.
+    elsewhere or does not rest: then ``interpolates`` is False. Raises ValueError for settings
+    out of range.
     """
     n, d, X, y = problem.n, problem.d, problem.X, problem.y
     m = check_group_size(m, n, "examples")
