@@ -251,7 +251,6 @@ class ClaimMapDirective(SphinxDirective):
 
 
 def setup(app):
-    app.setup_extension("folded_proofs")
     app.add_directive("claim", ClaimDirective)
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("claim-map", ClaimMapDirective)
