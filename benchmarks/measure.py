@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -40,14 +41,20 @@ def machine() -> dict[str, object]:
 def interleaved(
     ways: Mapping[str, Callable[[], object]], repeats: int, slow: Mapping[str, int] | None = None
 ) -> dict[str, float]:
-    """Median seconds of each way; the ways take turns. `slow`: fewer repeats for those named."""
+    """Median seconds of each way. `slow`: fewer repeats for those named.
+
+    The ways take turns, in an order that is drawn anew each time: what ran before (and left the
+    allocator and the caches in some state) must not favour one of them.
+    """
+    order, rng = list(ways), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in ways}
     limits = {name: (slow or {}).get(name, repeats) for name in ways}
     for turn in range(-1, repeats):  # turn -1 warms up
-        for name, run in ways.items():
+        rng.shuffle(order)
+        for name in order:
             if turn < limits[name]:
                 start = perf_counter()
-                run()
+                ways[name]()
                 if device().type == "cuda":
                     torch.cuda.synchronize()
                 if turn >= 0:
