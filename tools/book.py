@@ -95,7 +95,7 @@ def kept_execution(page: Path):
 
 
 class ChapterFailed(Exception):
-    """A cell of a chapter raised."""
+    """A cell of a chapter raised, or wrote a warning into the page."""
 
 
 async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
@@ -132,6 +132,10 @@ async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
                     await client.async_execute_cell(cell, index)
             except (CellExecutionError, DeadKernelError) as error:
                 raise ChapterFailed(f"\n{page.relative_to(ROOT)} failed:\n{error}") from None
+        for cell in notebook.cells:
+            for output in cell.get("outputs", ()):
+                if output.get("name") == "stderr":
+                    raise ChapterFailed(f"\n{page.relative_to(ROOT)} warns:\n{output.text}")
         notebook.metadata[FINGERPRINT] = fingerprint(page)
         write_whole(executed_path(page), nbformat.writes(notebook))
 

@@ -70,6 +70,13 @@ def test_a_broken_chapter_is_named_with_its_error_and_leaves_nothing(tree):
     assert not book.executed_path(tree).exists()
 
 
+def test_a_warning_does_not_reach_the_page(tree):
+    tree.write_text(PAGE.replace("CODE", "import warnings; warnings.warn('look here')"))
+    with pytest.raises(SystemExit, match=r"01-page\.md warns:[\s\S]*look here"):
+        run(tree)
+    assert not book.executed_path(tree).exists()
+
+
 def test_a_corrupt_execution_is_not_used(tree):
     run(tree)
     book.executed_path(tree).write_text("{")
