@@ -36,7 +36,9 @@ def test_parameter_counts_are_the_authors(depth, width, classes, blocks, norm):
 
 
 def test_resnet18_has_eleven_million():
-    assert nets.parameter_count(nets.resnet()) == 11_172_170  # with the final BatchNorm (2 x 512), which other versions leave out
+    assert (
+        nets.parameter_count(nets.resnet()) == 11_172_170
+    )  # with the final BatchNorm (2 x 512), which other versions leave out
 
 
 @pytest.mark.parametrize("norm", nets.NORMS)
