@@ -7,8 +7,8 @@
 Nothing here changes a network: weights and buffers are bit for bit what they were.
 """
 
-from samkit.measure.paths import on_line, on_plane, plane_through
 from samkit.measure.flatness import average_sharpness, sharpness, top_eigenvalue
+from samkit.measure.paths import on_line, on_plane, plane_through
 
 __all__ = [
     "average_sharpness",

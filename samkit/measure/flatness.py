@@ -1,4 +1,4 @@
-"""How much the loss grows around the weights: in the worst direction, on average, by the Hessian."""
+"""How much the loss grows around the weights: at worst, on average, and by the Hessian."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def sharpness(
 
         \frac1n \sum_G |G| \max_{\lVert\delta\rVert \le \rho} L_G(w + \delta) - L_G(w)
 
-    The maximum is searched by projected gradient ascent, ``steps`` normalized steps of a length that
-    falls linearly from rho, from SAM's one-step point and from ``restarts`` random points of the
+    The maximum is searched by projected gradient ascent, ``steps`` normalized steps whose length
+    falls linearly from rho, starting from SAM's one-step point and from ``restarts`` random points of the
     sphere, so that a minimum with zero gradient does not read as flat. The best LOSS along all
     ascents counts. What is returned is a lower bound of the true maximum, and at least 0.
 
