@@ -34,8 +34,11 @@ pages: book  ## the built pages in a real browser
 notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outputs from book/
 	$(PY) -m tools.notebooks write
 
-bench: $(VENV)/installed  ## speed, as ratios against named peers
+bench: $(VENV)/installed  ## speed, as ratios against named peers; the last two write results/
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks.bench_diagonal
+	$(PY) -m benchmarks.bench_sam
+	$(PY) -m benchmarks.bench_msam
 
 # torch comes from pip's default index: on Linux that is a CUDA build; install a CPU build into
 # .venv beforehand to save the disk.

@@ -3,18 +3,7 @@
 Where things live (everything is loaded when first used, so that the parts that need only numpy
 never import torch):
 
-====================  =====================================================================
-``samkit.SAM``        the optimizer: SAM, ASAM and the rest of the family around any torch
-                      optimizer (``optim``; its rules: ``perturb``, its passes: ``passes``)
-``samkit.msam_grad``  the exact gradient of m-SAM for every m, at nearly flat cost (``msam``)
-``samkit.diagonal``   diagonal linear networks: discrete dynamics, gradient flow, potential
-``samkit.published``  the paper's published numbers, with their source
-``samkit.records``    finished runs on disk, with what they were run on
-``samkit.claims``     the ledger: what the paper states, what a machine measured, the verdict
-``samkit.figures``    one style and one colour per method for every figure
-``samkit.errors``     what is raised where a SAM gradient cannot be had
-====================  =====================================================================
-
+====================  ==============================================================
 Throughout, m is the SIZE of the group of examples that shares one perturbation:
 m = 1 perturbs every example on its own, m = n (or the batch) perturbs them together.
 """
@@ -27,6 +16,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "claims",
+    "data",
     "diagonal",
     "errors",
     "figures",
@@ -35,6 +25,8 @@ _MODULES = (
     "perturb",
     "published",
     "records",
+    "theory",
+    "training",
 )
 _NAMES = {
     "SAM": "optim",

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 
@@ -47,7 +48,8 @@ class Claim:
     measured number must be ("at most" 1e-6); ``reason`` says why that tolerance. A row without a
     tolerance is NOT YET checked, or OUT OF SCOPE if ``out_of_scope`` gives a reason. A row that
     is known to miss says why in ``known_miss``: then FAIL is the expected verdict and PASS is the
-    surprise that stops the build.
+    surprise that stops the build. ``needs`` lists the ids of the rows that this one rests on: what
+    its proof uses, or the theorem that a figure shows.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Claim:
     reason: str = ""
     known_miss: str = ""
     out_of_scope: str = ""
+    needs: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in ("id", "statement", "place", "kind", "chapter", "scale", "check"):
@@ -136,20 +139,35 @@ class Report:
         return {"text/plain": str(self), "text/html": text}, {METADATA_KEY: asdict(self)}
 
 
-@cache
-def ledger() -> Mapping[str, Claim]:
-    """Every row of the ledger by its id, in the order of the file."""
-    source = (files("samkit") / "ledger.toml").read_text(encoding="utf-8")
+def parse(source: str) -> dict[str, Claim]:
+    """The rows of a ledger, as TOML, by their id.
+
+    Raises ValueError for a row that is there twice, has a key or needs a row that does not exist,
+    or needs itself by way of others.
+    """
     rows: dict[str, Claim] = {}
     known = {field.name for field in fields(Claim)}
     for row in tomllib.loads(source)["claim"]:
         if unknown := set(row) - known:
             raise ValueError(f"ledger row {row.get('id', '?')}: unknown keys {sorted(unknown)}")
-        claim = Claim(**row)
+        claim = Claim(**{**row, "needs": tuple(row.get("needs", ()))})
         if claim.id in rows:
             raise ValueError(f"ledger row {claim.id} is there twice")
         rows[claim.id] = claim
+    for claim in rows.values():
+        if unknown := set(claim.needs) - set(rows):
+            raise ValueError(f"ledger row {claim.id} needs unknown rows {sorted(unknown)}")
+    try:
+        TopologicalSorter({claim.id: claim.needs for claim in rows.values()}).prepare()
+    except CycleError as error:
+        raise ValueError(f"ledger rows need each other: {' -> '.join(error.args[1])}") from None
     return rows
+
+
+@cache
+def ledger() -> Mapping[str, Claim]:
+    """Every row of the ledger by its id, in the order of the file."""
+    return parse((files("samkit") / "ledger.toml").read_text(encoding="utf-8"))
 
 
 def find(claim_id: str) -> Claim:

@@ -11,5 +11,5 @@ class Undefined(ValueError):
     """The quantity asked for does not exist, such as one example's loss under BatchNorm."""
 
 
-class Unsupported(NotImplementedError):
+class Unsupported(RuntimeError):
     """The ghost path cannot be proven equal to the loop for this model; the loop is right."""

@@ -20,7 +20,7 @@ gradient. The members of the family differ in where delta comes from:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -143,6 +143,7 @@ class SAM(Optimizer):
         self.ascent_context = ascent_context
         self.generator = generator
         self.steps = 0
+        self._moves = passes.Moves()
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
         self.modules = None if model is None else set(model.modules())
         base.defaults["rho"] = rho  # a group added to the base optimizer gets it too
@@ -191,32 +192,37 @@ class SAM(Optimizer):
         radii = perturb.radii(weights, rho, self.eta)
         if self.direction != "gradient":
             rule = perturb.gaussian if self.direction == "gaussian" else perturb.sphere
-            with passes.moved(weights, rule(weights, radii, self.generator)):
+            with self._moves(weights, rule(weights, radii, self.generator)):
                 return closure()
 
         delta: list[Tensor | None] = [None] * len(weights)
         if self.random_start:
             delta = perturb.sphere(weights, radii, self.generator)
+        factor: Tensor | float = 1.0  # the move is factor * delta
         noise = passes.Noise(weights)
         scale = 1.0 if scaler is None else scaler.get_scale()
         losses: list[Tensor] = []
         with self._modules() as modules:
             for _ in range(self.ascent_steps):
                 statistics = passes.tracked(modules) if losses else []
-                with passes.moved(weights, delta), passes.kept(statistics), self.ascent_context():
+                with (
+                    self._moves(weights, delta, factor),
+                    passes.kept(statistics),
+                    self.ascent_context(),
+                ):
                     losses.append((ascent or closure)())
                 grads = [p.grad for p in weights]
-                delta = self._ascend(delta, grads, radii, rho, scale)
+                delta, factor = self._ascend(delta, grads, radii, rho, scale)
                 self.zero_grad()  # should the closure forget to
                 noise.replay()
             statistics = [] if ascent else passes.tracked(modules)
             first = grads if self.step_size_only else []
             del grads
-            with passes.moved(weights, delta), passes.kept(statistics):
+            with self._moves(weights, delta, factor), passes.kept(statistics):
                 del delta
                 closure()
         second = [p.grad for p in weights]
-        if scaler is None and not bool(torch.isfinite(perturb.norm(second))):
+        if scaler is None and not passes.finite(second):
             raise NonFinite(
                 "the gradient is inf or nan, in the first or the second pass. No step has been "
                 "taken: lower the learning rate or rho, skip this batch, or pass your GradScaler "
@@ -240,23 +246,33 @@ class SAM(Optimizer):
     def _ascend(
         self,
         delta: list[Tensor | None],
-        grads: Sequence[Tensor | None],
+        grads: list[Tensor | None],
         radii: perturb.Radii,
         rho: list[float],
         scale: float,
-    ) -> list[Tensor | None]:
-        """The next delta, from gradients that a GradScaler has multiplied by `scale`."""
+    ) -> tuple[list[Tensor | None], Tensor | float]:
+        """The next (delta, factor), from gradients that a GradScaler has multiplied by `scale`.
+
+        The move is factor * delta: SAM's plain step is a factor on the gradients themselves, which
+        saves a pass over memory.
+        """
+        single = self.ascent_steps == 1 and not self.random_start
+        if single and perturb.one(radii):
+            if self.normalize:
+                return grads, perturb.sam_scale(grads, radii)
+            return grads, float(radii[0]) / scale
         if self.normalize:
             move = perturb.sam(grads, radii)
         else:
             move = perturb.times(perturb.unnormalized(grads, radii, rho), 1.0 / scale)
-        if self.ascent_steps == 1 and not self.random_start:
-            return move
-        return perturb.ascend(delta, perturb.times(move, self.ascent_lr), radii)
+        if single:
+            return move, 1.0
+        return perturb.ascend(delta, perturb.times(move, self.ascent_lr), radii), 1.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, the base optimizer included (but not a scheduler's wrapper of `step`)."""
-        return {k: v for k, v in self.__dict__.items() if k != "step"} | {"modules": None}
+        kept = {k: v for k, v in self.__dict__.items() if k != "step"}
+        return kept | {"modules": None, "_moves": passes.Moves()}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; a new group may belong to modules not seen before."""

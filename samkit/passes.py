@@ -16,27 +16,69 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 
-@contextmanager
-def moved(weights: Sequence[Tensor], deltas: Sequence[Tensor | None]) -> Iterator[None]:
-    """weights + deltas inside; outside the weights bit for bit as before, also after an error."""
-    where = [w for w, d in zip(weights, deltas, strict=True) if d is not None]
-    some = [d for d in deltas if d is not None]
-    with torch.no_grad():
-        before = [w.clone() for w in where]
-        try:
-            if any(d.is_sparse for d in some):
-                for w, d in zip(where, some, strict=True):
-                    w.add_(d)
-            elif some:
-                torch._foreach_add_(where, some)
-            some.clear()  # nobody needs the moves any more, and they are as large as the weights
-            torch.clear_autocast_cache()
-            with torch.enable_grad():
-                yield
-        finally:
+class Moves:
+    """Moves weights and puts them back, in memory that it keeps from one step to the next."""
+
+    def __init__(self) -> None:
+        self.before: list[Tensor] = []
+
+    @contextmanager
+    def __call__(
+        self,
+        weights: Sequence[Tensor],
+        deltas: Sequence[Tensor | None],
+        scale: Tensor | float = 1.0,
+    ) -> Iterator[None]:
+        """weights + scale * deltas inside; outside the weights bit for bit as before.
+
+        None stands for a weight that stays. Also after an error the weights are as before.
+        """
+        where = [w for w, d in zip(weights, deltas, strict=True) if d is not None]
+        some = [d for d in deltas if d is not None]
+        with torch.no_grad():
+            if not _alike(self.before, where):
+                self.before = [torch.empty_like(w) for w in where]
             if where:
-                torch._foreach_copy_(where, before)
-            torch.clear_autocast_cache()
+                torch._foreach_copy_(self.before, where)
+            try:
+                if where:
+                    _add(where, some, scale)
+                some.clear()  # nobody needs the moves any more, and they are large
+                torch.clear_autocast_cache()
+                with torch.enable_grad():
+                    yield
+            finally:
+                if where:
+                    torch._foreach_copy_(where, self.before)
+                torch.clear_autocast_cache()
+
+
+def _alike(buffers: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether each buffer can hold its weight."""
+    return len(buffers) == len(weights) and all(
+        b.shape == w.shape and b.dtype == w.dtype and b.device == w.device
+        for b, w in zip(buffers, weights, strict=True)
+    )
+
+
+def _add(weights: list[Tensor], deltas: list[Tensor], scale: Tensor | float) -> None:
+    """weights += scale * deltas, in one pass where the scale is a number at hand."""
+    if isinstance(scale, Tensor) and scale.device.type == "cpu":
+        scale = float(scale)
+    if any(d.is_sparse for d in deltas):
+        for w, d in zip(weights, deltas, strict=True):
+            w.add_(d * scale)
+    elif isinstance(scale, Tensor):
+        torch._foreach_add_(weights, torch._foreach_mul(deltas, scale))
+    else:
+        torch._foreach_add_(weights, deltas, alpha=scale)
+
+
+def finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether no entry is inf or nan: then the sums are finite too (one synchronization)."""
+    values = [t.coalesce().values() if t.is_sparse else t for t in tensors if t is not None]
+    sums = [v.sum(dtype=torch.promote_types(v.dtype, torch.float32)) for v in values]
+    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
 
 
 class Noise:

@@ -55,7 +55,7 @@ def _times(t: Tensor, factor: float | Tensor) -> Tensor:
     return t * factor
 
 
-def _one(radii: Radii) -> bool:
+def one(radii: Radii) -> bool:
     """Whether all radii are the same number, so that one factor serves all parameters."""
     return all(isinstance(r, float | int) and r == radii[0] for r in radii)
 
@@ -66,15 +66,20 @@ def sam(grads: Tensors, radii: Radii) -> list[Tensor | None]:
     With one radius, rho g / ||g|| (Foret et al. 2021, equation 2); with ASAM's radii,
     rho T_w^2 g / ||T_w g|| (Kwon et al. 2021, equation 9). Where the gradient is 0, so is delta.
     """
-    if _one(radii):
-        return times(grads, float(radii[0]) * _inverse(norm(grads)))
+    if one(radii):
+        return times(grads, sam_scale(grads, radii))
     scaled = times(grads, radii)
     return times(times(scaled, radii), _inverse(norm(scaled)))
 
 
+def sam_scale(grads: Tensors, radii: Radii) -> Tensor:
+    """rho / ||g||: what makes SAM's move of a gradient, where all radii are the same number."""
+    return float(radii[0]) * _inverse(norm(grads))
+
+
 def unnormalized(grads: Tensors, radii: Radii, rho: Sequence[float]) -> list[Tensor | None]:
     """delta = rho g, the SAM of the paper's theory; under ASAM's radii, rho T_w^2 g."""
-    if _one(radii):
+    if one(radii):
         return times(grads, float(radii[0]))
     per_rho = [T * (T / r if r else 0.0) for T, r in zip(radii, rho, strict=True)]
     return times(grads, per_rho)

@@ -110,3 +110,39 @@ def test_collecting_refuses_what_does_not_fit(row, monkeypatch):
     monkeypatch.setattr(claims, "ledger", dict)
     with pytest.raises(ValueError, match="which the ledger does not have"):
         claims.collect({"c": stored})
+
+
+def toml(**needs):
+    """A ledger with these rows (id=list of needs)."""
+    words = "\n".join(f'{key} = "x"' for key in ("statement", "place", "chapter", "scale", "check"))
+    return "\n".join(
+        f'[[claim]]\nid = "{id_}"\nkind = "theorem"\n{words}\nneeds = {needed}'
+        for id_, needed in needs.items()
+    )
+
+
+def test_a_row_names_what_it_rests_on():
+    rows = claims.parse(toml(theorem=["lemma"], lemma=[], corollary=["theorem", "lemma"]))
+    assert rows["corollary"].needs == ("theorem", "lemma")
+    assert rows["lemma"].needs == ()
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (dict(a=["b"], b=["nowhere"]), r"b needs unknown rows .*nowhere"),
+        (dict(a=["a"]), "need each other: a -> a"),
+        (dict(a=["b"], b=["c"], c=["a"], d=[]), "need each other: (a|b|c) -> "),
+    ],
+)
+def test_needs_lead_to_rows_and_never_in_a_circle(needs, message):
+    with pytest.raises(ValueError, match=message):
+        claims.parse(toml(**needs))
+
+
+def test_a_ledger_has_no_row_twice_and_no_unknown_key():
+    row = toml(a=[])
+    with pytest.raises(ValueError, match="a is there twice"):
+        claims.parse(row + "\n" + row)
+    with pytest.raises(ValueError, match=r"unknown keys .*colour"):
+        claims.parse(row + '\ncolour = "red"')

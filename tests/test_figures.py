@@ -26,6 +26,17 @@ def test_the_svg_takes_the_pages_text_colour_and_carries_its_alt_text():
     assert figures.COLORS["1-SAM"].lower() in svg.lower()
 
 
+def test_words_and_legends_that_a_chapter_adds_take_that_colour_too():
+    figure, axis = figures.subplots()
+    axis.plot([0, 1], [0, 1], **figures.line("1-SAM"))
+    axis.text(0.5, 0.5, "here")
+    axis.legend()
+    svg = figures.show(figure, alt=ALT).svg
+    texts = re.findall(r'id="[^"]*text_\d+">\s*<!--.*?-->\s*<g([^>]*)>', svg, flags=re.DOTALL)
+    assert len(texts) > 10 and all("currentColor" in style for style in texts)
+    assert "#ffffff" not in svg  # the box of a legend
+
+
 def test_two_figures_on_a_page_do_not_share_ids():
     first = figures.show(figures.subplots()[0], alt=ALT).svg
     second = picture().svg

@@ -6,7 +6,10 @@ import pytest
 import samkit
 
 
-@pytest.mark.parametrize("module", ["samkit", "samkit.diagonal", "samkit.claims", "samkit.errors"])
+@pytest.mark.parametrize(
+    "module",
+    ["samkit", "samkit.claims", "samkit.data", "samkit.diagonal", "samkit.errors", "samkit.theory"],
+)
 def test_importing_does_not_import_torch_or_matplotlib(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     result = subprocess.run(

@@ -13,7 +13,7 @@ from samkit import passes
 def test_weights_come_back_bit_for_bit(delta):
     w = [torch.randn(5), torch.randn(2, 2)]
     before = [t.clone() for t in w]
-    with pytest.raises(KeyError), passes.moved(w, [torch.full((5,), delta), None]):
+    with pytest.raises(KeyError), passes.Moves()(w, [torch.full((5,), delta), None]):
         assert not torch.equal(w[0], before[0]) or delta == 1e-30
         assert torch.equal(w[1], before[1])
         raise KeyError
@@ -23,13 +23,13 @@ def test_weights_come_back_bit_for_bit(delta):
 def test_sparse_move():
     w, index = torch.zeros(3, 2), torch.tensor([[1, 1]])
     delta = torch.sparse_coo_tensor(index, torch.ones(2, 2), (3, 2), check_invariants=True)
-    with passes.moved([w], [delta]):
+    with passes.Moves()([w], [delta]):
         assert w.tolist() == [[0, 0], [2, 2], [0, 0]]
     assert (w == 0).all()
 
 
 def test_nothing_moves():
-    with passes.moved([torch.ones(2)], [None]):
+    with passes.Moves()([torch.ones(2)], [None]):
         pass
 
 

@@ -117,6 +117,7 @@ async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
             timeout=900,
             kernel_name="python3",
             extra_arguments=["--log-level=ERROR"],
+            coalesce_streams=True,
             record_timing=False,  # cell metadata is part of what the cache of Sphinx looks at
             resources={"metadata": {"path": str(page.parent)}},
             on_cell_executed=lambda cell, cell_index, execute_reply: progress(cell, cell_index),

@@ -1,4 +1,5 @@
-"""The ledger in the book: `{ledger}` is the whole of it, `{claim} ID` one row in a chapter.
+"""The ledger in the book: `{ledger}` is the whole of it, `{claim} ID` one row in a chapter,
+`{claim-map}` the graph of what rests on what.
 
 Verdicts come from the executed chapters that tools/book.py keeps; without them every row shows
 what it shows before any check, NOT YET.
@@ -6,9 +7,12 @@ what it shows before any check, NOT YET.
 
 from __future__ import annotations
 
+import html
 import json
-from collections import Counter
+from collections import Counter, defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
+from statistics import mean
 
 from docutils import nodes
 from sphinx import addnodes
@@ -29,9 +33,25 @@ def reports() -> dict[str, claims.Report]:
     )
 
 
+def verdicts(found: dict[str, claims.Report]) -> dict[str, claims.Verdict]:
+    """The verdict of every row of the ledger, reported or not."""
+    return {
+        id_: found[id_].verdict if id_ in found else claim.unchecked_verdict
+        for id_, claim in claims.ledger().items()
+    }
+
+
+def css_class(verdict: claims.Verdict) -> str:
+    return f"verdict-{verdict.lower().replace(' ', '-')}"
+
+
 def badge(verdict: claims.Verdict) -> nodes.inline:
-    kind = verdict.lower().replace(" ", "-")
-    return nodes.inline("", str(verdict), classes=["verdict", f"verdict-{kind}"])
+    return nodes.inline("", str(verdict), classes=["verdict", css_class(verdict)])
+
+
+def anchor(claim_id: str) -> str:
+    """The id of a row's box on the ledger page."""
+    return f"claim-{claim_id}".lower()
 
 
 class Row(SphinxDirective):
@@ -41,14 +61,15 @@ class Row(SphinxDirective):
         parsed = self.parse_text_to_nodes(words)
         return parsed[0].children if parsed else []
 
+    def link(self, claim_id: str) -> nodes.Node:
+        return addnodes.pending_xref(
+            "", nodes.literal("", claim_id), refdomain="std", reftype="ref", refexplicit=True,
+            refwarn=True, reftarget=anchor(claim_id), refdoc=self.env.docname,
+        )  # fmt: skip
+
     def heading(self, claim, report, link_to_ledger: bool) -> nodes.paragraph:
         verdict = report.verdict if report else claim.unchecked_verdict
-        name = nodes.literal("", claim.id)
-        if link_to_ledger:
-            name = addnodes.pending_xref(
-                "", name, refdomain="std", reftype="ref", refexplicit=True, refwarn=True,
-                reftarget=f"claim-{claim.id}".lower(), refdoc=self.env.docname,
-            )  # fmt: skip
+        name = self.link(claim.id) if link_to_ledger else nodes.literal("", claim.id)
         paragraph = nodes.paragraph("", "", badge(verdict), nodes.Text(" "), name, nodes.Text(" "))
         paragraph += self.text(claim.statement)
         return paragraph
@@ -75,6 +96,12 @@ class Row(SphinxDirective):
                 )  # fmt: skip
                 body = nodes.paragraph("", "", link, nodes.Text(f", {claim.scale}"))
             listed += nodes.field("", nodes.field_name("", name), nodes.field_body("", body))
+        if claim.needs:
+            body = nodes.paragraph()
+            for id_ in claim.needs:
+                body += [self.link(id_), nodes.Text(" ")]
+            name = nodes.field_name("", "Rests on")
+            listed += nodes.field("", name, nodes.field_body("", body))
         return listed
 
 
@@ -95,28 +122,136 @@ class LedgerDirective(Row):
 
     def run(self):
         found = reports()
-        verdicts = {
-            id_: found[id_].verdict if id_ in found else claim.unchecked_verdict
-            for id_, claim in claims.ledger().items()
-        }
-        counts = Counter(verdicts.values())
-        summary = nodes.paragraph("", f"{len(verdicts)} rows: ")
+        counts = Counter(verdicts(found).values())
+        summary = nodes.paragraph("", f"{counts.total()} rows: ")
         for verdict in claims.Verdict:
             if counts[verdict]:
                 summary += [nodes.Text(f" {counts[verdict]} "), badge(verdict)]
         result = [summary]
         labels = self.env.get_domain("std").anonlabels
         for id_, claim in claims.ledger().items():
-            anchor = f"claim-{id_}".lower()
-            labels[anchor] = (self.env.docname, anchor)
-            box = nodes.container("", classes=["claim"], ids=[anchor])
+            labels[anchor(id_)] = (self.env.docname, anchor(id_))
+            box = nodes.container("", classes=["claim"], ids=[anchor(id_)])
             box += self.heading(claim, found.get(id_), link_to_ledger=False)
             box += self.facts(claim, found.get(id_))
             result.append(box)
         return result
 
 
+MARKS = {  # beside the colour, for those who do not see it
+    claims.Verdict.PASS: "✓",
+    claims.Verdict.FAIL: "✗",
+    claims.Verdict.INCONCLUSIVE: "?",
+    claims.Verdict.OUT_OF_SCOPE: "–",
+    claims.Verdict.NOT_YET: "…",
+}
+WIDTH, HEIGHT = 192, 24  # of a box, in the units of the drawing
+COLUMN, LINE, BAND, GUTTER = 236, 38, 30, 44  # steps to the right and down; GUTTER holds lines
+
+
+def layout(rows: dict[str, claims.Claim]) -> dict[str, dict[str, tuple[int, int]]]:
+    """chapter -> id -> (column, line): a band of boxes for every chapter.
+
+    The column of a row is the length of the longest chain of needs below it inside its chapter,
+    and its line as near as can be to the lines of what it needs there. A row without any such tie
+    goes where its band is least filled.
+    """
+    bands = defaultdict(dict)
+    for row in sorted(rows.values(), key=lambda row: row.chapter):
+        bands[row.chapter][row.id] = [id_ for id_ in row.needs if rows[id_].chapter == row.chapter]
+    columns: dict[str, int] = {}
+    for graph in bands.values():
+        for id_ in TopologicalSorter(graph).static_order():
+            columns[id_] = 1 + max((columns[need] for need in graph[id_]), default=-1)
+    places = {}
+    for chapter, graph in bands.items():
+        used = {need for needs in graph.values() for need in needs}
+        alone = [id_ for id_ in graph if not graph[id_] and id_ not in used]
+        band, filled = {}, Counter()
+        for id_ in sorted(graph.keys() - alone, key=lambda i: (columns[i], [*graph].index(i))):
+            wanted = [band[need][1] for need in graph[id_]]
+            line = max(filled[columns[id_]], round(mean(wanted)) if wanted else 0)
+            band[id_] = columns[id_], line
+            filled[columns[id_]] = line + 1
+        for id_ in alone:
+            column = min(range(max(columns.values()) + 1), key=lambda c: (filled[c], c))
+            band[id_] = column, filled[column]
+            filled[column] += 1
+        places[chapter] = band
+    return places
+
+
+def route(start: tuple[int, int], end: tuple[int, int], track: int) -> str:
+    """An SVG path from box to box that keeps to the gutters between columns and lines."""
+    (x0, y0), (x1, y1) = start, end
+    shift = 6 + 5 * (track % 7)
+    out, into = x0 + WIDTH + shift, x1 - GUTTER + shift
+    path = f"M{x0 + WIDTH} {y0 + HEIGHT // 2}H{out}"
+    if out != into:  # not the next column: cross over just above the line of the target
+        path += f"V{y1 - 3 - 3 * (track % 3)}H{into}"
+    return f"{path}V{y1 + HEIGHT // 2}H{x1 - 1}"
+
+
+class ClaimMapDirective(SphinxDirective):
+    """The rows as boxes in the colours of their verdicts, with a line from each to its users."""
+
+    def run(self):
+        rows, current = claims.ledger(), verdicts(reports())
+        target = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
+        position, tracks, names, top = {}, {}, [], 0
+        for chapter, band in layout(rows).items():
+            names.append(f'<path class="rule" d="M0 {top}H9999"/>')
+            names.append(f'<text class="band" x="8" y="{top + 18}">{html.escape(chapter)}</text>')
+            for id_, (column, line) in band.items():
+                position[id_] = GUTTER + column * COLUMN, top + BAND + 6 + line * LINE
+                tracks[id_] = sum(x == position[id_][0] for x, _ in position.values())
+            top += BAND + LINE * (1 + max(line for _, line in band.values()))
+        width = max(x for x, _ in position.values()) + WIDTH + 8
+        edges = [
+            f'<path class="edge" marker-end="url(#claim-map-arrow)" '
+            f'd="{route(position[need], position[id_], tracks[need])}"/>'
+            for id_, row in rows.items()
+            for need in row.needs
+        ]
+        boxes = []
+        for id_, row in rows.items():
+            (x, y), verdict = position[id_], current[id_]
+            needs = f" Rests on {', '.join(row.needs)}." if row.needs else ""
+            corner = HEIGHT // 2 if row.kind in ("theorem", "statement") else 2
+            boxes.append(
+                f'<a class="node {css_class(verdict)}" href="{target}#{anchor(id_)}">'
+                f"<title>{html.escape(f'{verdict}: {id_}. {row.statement}{needs}')}</title>"
+                f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="{corner}"/>'
+                f'<text x="{x + 9}" y="{y + 16}">{MARKS[verdict]} '
+                f"{html.escape(id_.removeprefix('theorem.'))}</text></a>"
+            )
+        counts = Counter(current.values())
+        legend = [
+            f'<span class="verdict {css_class(verdict)}">{MARKS[verdict]} {verdict}</span>'
+            for verdict in claims.Verdict
+            if counts[verdict]
+        ] + ["round: theorem or statement", "square: figure or experiment"]
+        words = (
+            f"Graph of {len(rows)} claims and the {len(edges)} lines between them: "
+            + ", ".join(
+                f"{counts[verdict]} {verdict}" for verdict in claims.Verdict if counts[verdict]
+            )
+        )
+        drawing = (
+            f'<ul class="claim-map-legend">{"".join(f"<li>{item}</li>" for item in legend)}</ul>'
+            '<div class="claim-map" tabindex="0" role="region" '
+            'aria-label="Map of the claims">'
+            f'<svg role="group" aria-label="{words}" width="{width}" height="{top}" '
+            f'viewBox="0 0 {width} {top}">'
+            '<defs><marker id="claim-map-arrow" viewBox="0 0 8 8" refX="7" refY="4" '
+            'markerWidth="6" markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z"/></marker>'
+            f"</defs>{''.join(names + edges + boxes)}</svg></div>"
+        )
+        return [nodes.raw("", drawing, format="html")]
+
+
 def setup(app):
     app.add_directive("claim", ClaimDirective)
     app.add_directive("ledger", LedgerDirective)
+    app.add_directive("claim-map", ClaimMapDirective)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

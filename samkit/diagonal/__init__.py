@@ -8,14 +8,18 @@ used for every m: :math:`\ell_i = r_i^2 / 2` with residual
 - :mod:`~samkit.diagonal.dynamics`: one step of m-SAM as a formula, and :func:`train`
 - :mod:`~samkit.diagonal.kernel`: the same step compiled by numba, for long runs
 - :mod:`~samkit.diagonal.limit`: the gradient flow to its end, and the effective scale alpha
-- :mod:`~samkit.diagonal.potential`: the hyperbolic entropy that the limit minimizes
+- :mod:`~samkit.diagonal.potential`: the hyperbolic entropy, and its minimizer by a convex solver
 
 Needs numpy and scipy; with numba installed long runs are several hundred times faster.
 """
 
 from samkit.diagonal.dynamics import TrainResult, sam_step, sam_step_factored, train
 from samkit.diagonal.limit import FlowResult, flow
-from samkit.diagonal.potential import hyperbolic_entropy, hyperbolic_entropy_grad
+from samkit.diagonal.potential import (
+    hyperbolic_entropy,
+    hyperbolic_entropy_grad,
+    least_entropy,
+)
 from samkit.diagonal.problem import SparseRegression
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "flow",
     "hyperbolic_entropy",
     "hyperbolic_entropy_grad",
+    "least_entropy",
     "sam_step",
     "sam_step_factored",
     "train",

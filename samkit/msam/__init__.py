@@ -4,15 +4,14 @@ r"""m-SAM: every group of m examples looks from its own perturbed weights.
 
 `msam_grad` computes the gradient of L_m with every delta_G held constant. `loop.py` is the
 definition, `ghost.py` the same numbers without a loop over groups, `layers.py` its rule for each
-layer, `cost.py` the counting behind each layer's form, `plan.py` what is known of
-a model before it is run.
+layer, `cost.py` the counting behind each layer's form, `plan.py` what is known of a model before
+it is run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -83,31 +82,30 @@ def msam_grad(
     params = [p for p in model.parameters() if p.requires_grad]
     m = len(batch) if m is None else m
     _check(rho, m, len(batch), method, params)
-    ways: dict[str, Callable[..., Tensor]] = {
-        "loop": loop,
-        "ghost": partial(ghost, max_bytes=max_bytes),
-    }
-
-    def run(way: str) -> Tensor:
-        return ways[way](model, loss_fn, batch, params, rho=rho, m=m, normalize=normalize)
+    same: dict[str, Any] = {"rho": rho, "m": m, "normalize": normalize}
 
     with _all_or_nothing(params) as start_again, torch.enable_grad():
         if method == "loop" or m == len(batch):
-            return run("loop")
+            return loop(model, loss_fn, batch, params, **same)
         if any(map(_mixes_examples, model.modules())):
             raise Undefined(BATCH_NORM)
         plan = plan_for(model, loss_fn, batch, params, m=m)
+        at_once = max(1, max_bytes // max(1, plan.bytes))
         if method == "ghost":
             if plan.refused:
-                raise Unsupported(f"method 'ghost' cannot do {plan.refused}; use 'auto' or 'loop'")
-            return run("ghost")
+                raise Unsupported(
+                    f"method 'ghost' is not proven right here: {plan.refused}. Use 'auto' or 'loop'"
+                )
+            return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
         try:
-            with plan.choose() as way:
-                return run(way)
+            with plan.choose() as faster:
+                if faster == "loop":
+                    return loop(model, loss_fn, batch, params, **same)
+                return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
         except Unsupported as refusal:  # in the second pass only: the model changed its course
             plan.refused = str(refusal)
             start_again()
-            return run("loop")
+            return loop(model, loss_fn, batch, params, **same)
 
 
 def _check(rho: float, m: int, b: int, method: str, params: Sequence[Tensor]) -> None:

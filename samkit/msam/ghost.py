@@ -18,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -41,37 +42,21 @@ def ghost(
     rho: float,
     m: int,
     normalize: bool,
-    max_bytes: int,
+    at_once: int,
 ) -> Tensor:
-    """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w."""
-    b, total, start = len(batch), torch.zeros((), device=params[0].device), 0
-    step = b - b % m  # a last, smaller group is a part of its own
-    while start < b:
-        part = batch.part(start, min(start + step, b))
-        groups = max(1, len(part) // m)
-        try:
-            losses = _part(
-                model,
-                loss_fn,
-                part,
-                params,
-                rho,
-                groups,
-                len(part) // groups,
-                normalize,
-                max_bytes,
-                b,
-            )
-        except _TooLarge as large:
-            step = m * max(1, groups // large.times)
-            continue
-        total, start = total + losses.sum(), start + len(part)
+    """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w.
+
+    `at_once` groups are done together, to bound the memory; a last, smaller group is done alone.
+    """
+    b, total = len(batch), torch.zeros((), device=params[0].device)
+    even = b - b % m  # where the groups of size m end
+    starts = [*range(0, even, m * at_once), *([even] if even < b else [])]
+    for start, stop in pairwise([*starts, b]):
+        groups = max(1, (stop - start) // m)
+        part = batch.part(start, stop)
+        losses = _part(model, loss_fn, part, params, rho, groups, normalize, b)
+        total = total + losses.sum()
     return total / b
-
-
-class _TooLarge(Exception):
-    def __init__(self, times: int) -> None:
-        self.times = times
 
 
 def _part(
@@ -81,26 +66,24 @@ def _part(
     params: Sequence[Tensor],
     rho: float,
     groups: int,
-    m: int,
     normalize: bool,
-    max_bytes: int,
     b: int,
 ) -> Tensor:
-    """`ghost` for groups of one size that fit in memory together; returns the losses."""
+    """The share of groups of one size, all at once; returns the losses at w, (len(part),)."""
     noise = passes.Noise(params)
     no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
     record = Record(params, groups)
     with no_sync(), _eager(model):
         with record:
             losses = per_example(loss_fn, model, part)
-        needed = sum(site.bytes for site in record.sites)
-        if needed > max_bytes and groups > 1:
-            noise.replay()
-            raise _TooLarge(-(-needed // max_bytes))
         record.backward(losses)
     norms = record.squared_norms()
     finite(losses, norms)
-    rate = torch.where(norms > 0, norms.rsqrt(), 0.0) if normalize else norms.new_ones(groups) / m
+    rate = (
+        torch.where(norms > 0, norms.rsqrt(), 0.0)
+        if normalize
+        else norms.new_full((groups,), groups / len(part))
+    )
     s = rho * rate  # delta_G = s_G * sum over the group of grad l_i
 
     noise.replay()
@@ -113,8 +96,10 @@ def _part(
 
 def prove(
     model: nn.Module, loss_fn: LossFn, batch: Batch, params: Sequence[Tensor], *, m: int
-) -> None:
+) -> int:
     """Raises Unsupported unless the ghost path is right for this model on batches of this shape.
+
+    Returns how many bytes it holds for one group beyond two ordinary passes.
 
     One forward pass finds every parameter's use; two backward passes check that the losses of the
     even groups do not depend on the odd groups' examples, nor the other way round.
@@ -134,6 +119,7 @@ def prove(
                     "the loss of one example depends on another one, or a layer does not have "
                     "the examples in its first dimension"
                 )
+    return sum(site.bytes for site in record.sites) // groups
 
 
 @contextmanager

@@ -25,6 +25,7 @@ def loop(
     """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w."""
     no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
     radii = [float(rho)] * len(params)
+    moved = passes.Moves()
     total = torch.zeros((), device=params[0].device)
     for group in batch.groups(m):
         noise = passes.Noise(params)
@@ -36,7 +37,7 @@ def loop(
             perturb.sam(grads, radii) if normalize else perturb.unnormalized(grads, radii, radii)
         )
         noise.replay()
-        with passes.moved(params, delta), passes.kept(passes.tracked(model.modules())):
+        with moved(params, delta), passes.kept(passes.tracked(model.modules())):
             with nullcontext() if group.last else no_sync():
                 perturbed = per_example(loss_fn, model, group)
                 (perturbed.sum() / len(batch)).backward()

@@ -22,10 +22,15 @@ TRIALS = 4
 
 
 class Plan:
-    """`refused`: why the ghost path cannot be used, or ''. `choose`: the faster method."""
+    """What was found out, and the choice of the faster method.
 
-    def __init__(self, device: torch.device, refused: str = "") -> None:
+    refused: why the ghost path cannot be used, or ''.
+    bytes: what it holds for one group.
+    """
+
+    def __init__(self, device: torch.device, *, refused: str = "", bytes: int = 0) -> None:
         self.device = device
+        self.bytes = bytes
         self.refused = refused
         self.seconds: dict[str, list[float]] = {"ghost": [], "loop": []}
         self.calls = 0
@@ -77,11 +82,10 @@ def plan_for(
     plans = _PLANS.setdefault(model, {})
     if key not in plans:
         noise = passes.Noise(params)
+        device = params[0].device
         try:
-            prove(model, loss_fn, batch, params, m=m)
-            refused = ""
+            plans[key] = Plan(device, bytes=prove(model, loss_fn, batch, params, m=m))
         except Unsupported as reason:
-            refused = str(reason)
+            plans[key] = Plan(device, refused=str(reason))
         noise.replay()
-        plans[key] = Plan(params[0].device, refused)
     return plans[key]

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from book._ext.ledger_pages import layout
 from samkit import claims
 from tools.book import is_notebook, toc_pages
 
@@ -50,3 +51,16 @@ def test_every_row_has_a_numbered_chapter():
 def test_every_claim_box_names_a_row(page):
     for claim_id in BOX.findall(page.read_text(encoding="utf-8")):
         claims.find(claim_id)
+
+
+def test_a_map_has_a_place_for_every_row_and_its_lines_lead_to_the_right_within_a_chapter():
+    rows = claims.ledger()
+    bands = layout(rows)
+    places = {id_: place for band in bands.values() for id_, place in band.items()}
+    assert places.keys() == rows.keys()
+    for chapter, band in bands.items():
+        assert len(set(band.values())) == len(band)
+        for id_ in band:
+            assert rows[id_].chapter == chapter
+            for need in set(rows[id_].needs) & set(band):
+                assert band[need][0] < band[id_][0]

@@ -1,11 +1,13 @@
 """The built pages in a real browser, every request that leaves this machine refused."""
 
 import threading
+from itertools import combinations
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import sync_playwright
 
+from samkit import claims
 from tools import book, browser
 
 PAGES = [page.relative_to(book.ROOT).with_suffix(".html").as_posix() for page in book.toc_pages()]
@@ -95,7 +97,10 @@ def test_every_local_link_leads_somewhere(chromium, site):
     targets = set()
     for path in PAGES:
         tab.goto(site + path)
-        links = tab.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+        links = tab.eval_on_selector_all(  # in drawings too, whose links are no strings
+            "a[href]",
+            "links => links.map(link => new URL(link.getAttribute('href'), document.baseURI).href)",
+        )
         targets |= {link for link in links if link.startswith(site)}
     broken = []
     for url, fragments in _by_page(targets).items():
@@ -129,3 +134,50 @@ def test_the_ledger_shows_the_verdicts_that_the_chapters_reported(chromium, site
     assert row.locator(".verdict").inner_text() == "PASS"
     assert "at most 1e-06" in row.inner_text()
     tab.close()
+
+
+def test_every_row_of_the_ledger_is_on_the_map_and_every_need_is_a_line(page, site):
+    page.goto(site + "book/claim-map.html")
+    rows = claims.ledger()
+    assert page.locator(".claim-map .node").count() == len(rows)
+    needs = sum(len(row.needs) for row in rows.values())
+    assert page.locator(".claim-map .edge").count() == needs
+    boxes = page.eval_on_selector_all(
+        ".claim-map .node rect", "rects => rects.map(rect => rect.getBoundingClientRect().toJSON())"
+    )
+    for one, other in combinations(boxes, 2):
+        assert (
+            one["right"] <= other["left"]
+            or other["right"] <= one["left"]
+            or one["bottom"] <= other["top"]
+            or other["bottom"] <= one["top"]
+        )
+    inside = """nodes => nodes.filter(node =>
+        node.querySelector("text").getBBox().width + 12 > node.querySelector("rect").getBBox().width
+    ).map(node => node.textContent)"""
+    assert page.eval_on_selector_all(".claim-map .node", inside) == []
+
+
+@pytest.mark.parametrize("how", ["click", "keyboard"])
+def test_a_box_of_the_map_leads_to_its_row(page, site, how):
+    page.goto(site + "book/claim-map.html")
+    box = page.locator(".claim-map .node[href$='#claim-fig06.digits']")
+    assert "✓" in box.text_content() and "verdict-pass" in box.get_attribute("class")
+    if how == "click":
+        box.click()
+    else:
+        box.focus()
+        page.keyboard.press("Enter")
+    page.wait_for_url("**/ledger.html#claim-fig06.digits")
+    assert page.locator("[id='claim-fig06.digits']").is_visible()
+
+
+def test_a_proof_unfolds_with_its_formulas(page, site):
+    page.goto(site + "book/09-convergence.html")
+    page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+    page.evaluate("MathJax.startup.promise")
+    proof = page.locator("details.proof-fold").first
+    formula = proof.locator("mjx-container").first
+    assert not formula.is_visible()
+    proof.locator("summary").click()
+    assert formula.bounding_box()["height"] > 8

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
+import samkit.diagonal.limit as limit_module
 from samkit.diagonal import (
     SparseRegression,
     flow,
@@ -100,6 +101,29 @@ def test_noise_in_more_examples_than_features_is_not_interpolated():
     least_squares = np.linalg.lstsq(problem.X, problem.y, rcond=None)[0]
     assert not limit.interpolates
     np.testing.assert_allclose(limit.beta, least_squares, atol=1e-6)
+
+
+@pytest.mark.parametrize("m", [1, 3, 20])
+def test_the_jacobian_is_that_of_the_rates(problem, m, monkeypatch):
+    class Solver:
+        def __init__(self, rates, *_, jac, **__):
+            state, step = np.random.default_rng(0).normal(size=61) / 2, 1e-6
+            columns = [
+                (rates(0, state + e) - rates(0, state - e)) / (2 * step) for e in step * np.eye(61)
+            ]
+            error = np.abs(np.transpose(columns) - jac(0, state)).max()
+            raise StopIteration(error / np.abs(columns).max())
+
+    monkeypatch.setattr(limit_module, "LSODA", Solver)
+    with pytest.raises(StopIteration) as stopped:
+        flow(problem, rho=0.3, m=m)
+    assert stopped.value.value < 1e-7
+
+
+def test_a_flow_that_does_not_end_is_given_up(problem, monkeypatch):
+    monkeypatch.setattr(limit_module, "MAX_STEPS", 20)
+    limit = flow(problem, rho=0.1, m=1)
+    assert not limit.interpolates and 0 < limit.time < 1e4 and limit.train_loss > 1e-24
 
 
 @pytest.mark.parametrize(

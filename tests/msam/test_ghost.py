@@ -12,6 +12,8 @@ from torch import nn
 
 from samkit import Unsupported, msam_grad
 from samkit.msam import cost
+from samkit.msam.batch import Batch
+from samkit.msam.ghost import prove
 
 # Rounding of sums over at most 12 * 72 float64 terms; the errors seen are below 2e-15.
 EXACT = 1e-12
@@ -107,10 +109,15 @@ def test_float32_stays_close_to_float64():
     assert relative({k: g.double() for k, g in grads(net).items()}, true) < 5e-6
 
 
-@pytest.mark.parametrize("max_bytes", [1, 20_000, 60_000])
-def test_parts_that_fit_give_the_same(max_bytes):
+@pytest.mark.parametrize(("groups", "forwards"), [(1, 13), (2, 7), (4, 5), (100, 3)])
+def test_parts_that_fit_give_the_same(groups, forwards):
     net, x, y = build(GHOST["conv"])
-    msam_grad(net, losses, x, y, rho=0.3, m=2, method="ghost", max_bytes=max_bytes)
+    bytes = prove(net, losses, Batch(x, y), list(net.parameters()), m=2)
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    msam_grad(net, losses, x, y, rho=0.3, m=2, method="ghost", max_bytes=groups * bytes)
+    assert len(calls) == forwards  # one for the proof, two for each part of 6 groups
+    net._forward_hooks.clear()
     assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=2)) < EXACT
 
 

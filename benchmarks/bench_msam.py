@@ -1,0 +1,116 @@
+"""m-SAM against one SGD step and against the loop over groups, for every m, in one run.
+
+    python -m benchmarks.bench_msam [mlp] [resnet] [memory] [--repeats 20] [--batch 128]
+
+Writes results/bench_msam.json. All methods of a row take turns, so that a slow moment of the
+machine falls on all of them; a number is the median of the repeats, and what is reported is its
+ratio to the median of the SGD step in the same row.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.measure import device, interleaved, machine, peak_memory
+from benchmarks.nets import mlp, resnet, resnet18
+from samkit import msam_grad, records
+
+NETS = {"mlp": mlp, "resnet": resnet, "resnet18": resnet18}
+
+
+def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def problem(name: str, b: int) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    net = NETS[name]()
+    shape = (784,) if name == "mlp" else (3, 32, 32)
+    dev = device()
+    return net.to(dev), torch.randn(b, *shape, device=dev), torch.randint(10, (b,), device=dev)
+
+
+def methods(name: str, b: int, m: int) -> dict[str, Callable[[], object]]:
+    """One optimizer step each, on a net of its own."""
+
+    def step(gradient: Callable[[nn.Module, Tensor, Tensor], object]) -> Callable[[], object]:
+        net, x, y = problem(name, b)
+        opt = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+
+        def run() -> None:
+            opt.zero_grad()
+            gradient(net, x, y)
+            opt.step()
+
+        return run
+
+    def by(method: str) -> Callable[[], object]:
+        return step(lambda net, x, y: msam_grad(net, losses, x, y, rho=0.05, m=m, method=method))
+
+    sgd = step(lambda net, x, y: losses(net(x), y).mean().backward())
+    return {"sgd": sgd, "ghost": by("ghost"), "auto": by("auto"), "loop": by("loop")}
+
+
+def table(name: str, b: int, repeats: int) -> list[dict]:
+    rows = []
+    for m in [2**k for k in range(b.bit_length()) if 2**k <= b]:
+        ways = methods(name, b, m)
+        for _ in range(10):  # 'auto' makes up its mind
+            ways["auto"]()
+        loops = 5 if name != "mlp" and m <= 4 else repeats  # a loop there takes seconds
+        seconds = interleaved(ways, repeats, slow={"loop": loops})
+        row = {"net": name, "b": b, "m": m, "sgd_ms": 1e3 * seconds["sgd"], "loops": loops}
+        row |= {f"{way} / sgd": seconds[way] / seconds["sgd"] for way in ("ghost", "auto", "loop")}
+        row["loop / ghost"] = seconds["loop"] / seconds["ghost"]
+        row["auto / best"] = seconds["auto"] / min(seconds["ghost"], seconds["loop"])
+        rows.append(row)
+        print(
+            "  ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+            ),
+            flush=True,
+        )
+    return rows
+
+
+def memory(b: int) -> list[dict]:
+    """Peak memory of a step beyond what is held between steps, in MB, each in its own process."""
+    rows = []
+    for name in NETS:
+        peaks = {w: peak_memory("benchmarks.bench_msam", name, b, 1, w) for w in ("sgd", "ghost")}
+        rows.append({"net": name, "b": b, "m": 1} | {f"{w} MB": p for w, p in peaks.items()})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["mlp", "resnet", "memory"])
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--one", nargs=4, help="run one method twice: net, batch, m, method")
+    args = parser.parse_args()
+    if args.one:
+        name, b, m, way = args.one
+        run = methods(name, int(b), int(m))[way]
+        run()
+        run()
+        return
+    print(machine())
+    try:
+        result = records.load("bench_msam")  # parts not run now stay as they were
+    except FileNotFoundError:
+        result = {}
+    for part in args.parts:
+        rows = memory(args.batch) if part == "memory" else table(part, args.batch, args.repeats)
+        result[part] = {"machine": machine(), "repeats": args.repeats, "rows": rows}
+    records.save("bench_msam", result)
+
+
+if __name__ == "__main__":
+    main()

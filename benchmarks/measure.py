@@ -1,0 +1,71 @@
+"""Timing and memory, the same for every benchmark."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def machine() -> dict[str, object]:
+    """The hardware, the versions and the day: without them a timing says nothing."""
+    cuda = torch.cuda.is_available()
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    return {
+        "device": torch.cuda.get_device_name() if cuda else cpu,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "pytorch-optimizer": version("pytorch-optimizer"),
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+    }
+
+
+def interleaved(
+    ways: Mapping[str, Callable[[], object]], repeats: int, slow: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """Median seconds of each way; the ways take turns. `slow`: fewer repeats for those named."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    limits = {name: (slow or {}).get(name, repeats) for name in ways}
+    for turn in range(-1, repeats):  # turn -1 warms up
+        for name, run in ways.items():
+            if turn < limits[name]:
+                start = perf_counter()
+                run()
+                if device().type == "cuda":
+                    torch.cuda.synchronize()
+                if turn >= 0:
+                    times[name].append(perf_counter() - start)
+    return {name: median(t) for name, t in times.items()}
+
+
+_PEAK = """
+import resource, runpy, sys, torch
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print("PEAK", torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak)
+"""
+
+
+def peak_memory(module: str, name: str, b: int, m: int, way: str) -> float:
+    """Peak MB of two steps in a process of their own (on the CPU: of the whole process)."""
+    command = [sys.executable, "-c", _PEAK, module, "--one", name, str(b), str(m), way]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(out.split("PEAK")[1])

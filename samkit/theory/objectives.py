@@ -1,0 +1,44 @@
+"""What SAM maximizes, where the maximum is known exactly (chapter: what SAM minimizes)."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import brentq
+
+
+def quadratic_maximum(
+    gradient: np.ndarray, hessian: np.ndarray, rho: float
+) -> tuple[float, np.ndarray]:
+    r"""The maximum of :math:`\langle g, \delta\rangle + \frac12\langle\delta, H\delta\rangle` over
+    :math:`\lVert\delta\rVert \le \rho`, and a maximizer.
+
+    Inside the ball :math:`\delta = -H^{-1} g` if H is negative definite. On the sphere
+    :math:`\delta = (s I - H)^{-1} g`, where s is at least 0 and at least the largest eigenvalue of
+    H, and :math:`\lVert\delta\rVert = \rho` fixes it (Moré and Sorensen, 1983). Where g has no part
+    along the top eigenvector no s may do; the length is then filled up along that eigenvector.
+
+    Shapes: gradient (d,), hessian (d, d), symmetric. Raises ValueError for rho not above 0.
+    """
+    if not rho > 0:
+        raise ValueError(f"rho={rho}: pass a radius above 0")
+    values, vectors = np.linalg.eigh(hessian)
+    q = vectors.T @ gradient
+    least = max(values[-1], 0.0)
+
+    def step(s: float) -> np.ndarray:
+        gap = s - values
+        return np.divide(q, gap, out=np.zeros_like(q), where=gap > 0)
+
+    scale = 1e-12 * (np.abs(values).max() + np.linalg.norm(q) / rho)
+    if values[-1] < 0 and np.linalg.norm(step(0.0)) <= rho:
+        best = step(0.0)
+    elif np.linalg.norm(step(least + scale)) < rho:
+        best = np.where(values < least - scale, step(least), 0.0)
+        best[-1] += np.sqrt(max(rho**2 - best @ best, 0.0))
+    else:
+        highest = least + np.linalg.norm(q) / rho
+        s = brentq(
+            lambda s: rho / np.linalg.norm(step(s)) - 1, least + scale, highest + scale, xtol=1e-15
+        )
+        best = step(s)
+    return float(q @ best + 0.5 * values @ best**2), vectors @ best
