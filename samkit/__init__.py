@@ -20,7 +20,9 @@ _MODULES = (
     "diagonal",
     "errors",
     "figures",
+    "measure",
     "msam",
+    "nets",
     "optim",
     "perturb",
     "published",
@@ -34,6 +36,7 @@ _NAMES = {
     "NonFinite": "errors",
     "Undefined": "errors",
     "Unsupported": "errors",
+    "sharpness": "measure",
 }
 
 __all__ = [*_MODULES, *_NAMES, "__version__"]

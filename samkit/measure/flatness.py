@@ -39,8 +39,7 @@ def sharpness(
         \frac1n \sum_G |G| \max_{\lVert\delta\rVert \le \rho} L_G(w + \delta) - L_G(w)
 
     The maximum is searched by projected gradient ascent, ``steps`` normalized steps whose length
-    falls linearly from rho, starting from SAM's one-step point and from ``restarts`` random points of
-    the
+    falls linearly from rho, from SAM's one-step point and from ``restarts`` random points of the
     sphere, so that a minimum with zero gradient does not read as flat. The best LOSS along all
     ascents counts. What is returned is a lower bound of the true maximum, and at least 0.
 
