@@ -13,3 +13,11 @@ class Undefined(ValueError):
 
 class Unsupported(RuntimeError):
     """The ghost path cannot be proven equal to the loop for this model; the loop is right."""
+
+
+class Diverged(NonFinite):
+    """A training has come to inf or nan; ``step`` (from 0) is where it was seen."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
