@@ -19,6 +19,7 @@ _MODULES = (
     "data",
     "diagonal",
     "errors",
+    "experiments",
     "figures",
     "measure",
     "msam",

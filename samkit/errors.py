@@ -16,8 +16,9 @@ class Unsupported(RuntimeError):
 
 
 class Diverged(NonFinite):
-    """A training has come to inf or nan; ``step`` (from 0) is where it was seen."""
+    """A training has come to inf or nan: in ``step`` (from 0), after epochs with ``history``."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+        self.history: dict[str, list[float]] = {}

@@ -27,11 +27,12 @@ METHODS = ("ERM", "random", "n-SAM", "SAM", "m-SAM")
 SCHEDULES = ("cosine", "piecewise", "constant")
 OTHER_BATCHES = ("previous", "independent")
 #: what a switch may change
-SWITCHABLE = ("method", "rho", "m", "normalize", "ascent_steps")
+SWITCHABLE = ("method", "rho", "m", "normalize", "ascent_steps", "step_size_only")
 #: examples evaluated at once
 EVALUATED = 2048
 
 Examples = tuple[Tensor, Tensor]
+Augment = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Recipe:
       in the authors' code (the first step takes the epoch's last one), or with
       ``other_batch="independent"`` one drawn on its own.
 
-    ``ascent_steps`` > 1 finds delta by that many steps of projected ascent (SAM, n-SAM). The
+    ``ascent_steps`` > 1 finds delta by that many steps of projected ascent, ``step_size_only``
+    keeps the direction of the gradient at w and takes only the length of SAM's (SAM, n-SAM). The
     learning rate is constant, falls by a ``cosine`` to zero step by step, or is divided by 10 at
     50 % and at 75 % (``piecewise``). ``weight_decay`` adds weight_decay ||w||^2 / 2 to the loss, so
     it is in the ascent as well; with ``decay_in_ascent=False`` it is the optimizer's own, in the
@@ -68,6 +70,7 @@ class Recipe:
     m: int | None = None
     normalize: bool = True
     ascent_steps: int = 1
+    step_size_only: bool = False
     other_batch: str = "previous"
     epochs: int = 100
     batch_size: int = 128
@@ -99,10 +102,10 @@ class Recipe:
             )
         if self.m is not None and (int(self.m) != self.m or not 1 <= self.m <= self.batch_size):
             raise ValueError(f"m={self.m}: pass a whole number from 1 to {self.batch_size}")
-        if self.ascent_steps < 1 or (
-            self.ascent_steps > 1 and self.method not in ("SAM", "n-SAM")
-        ):
-            raise ValueError(f"ascent_steps={self.ascent_steps}: 1, or more for SAM and n-SAM")
+        if self.ascent_steps < 1:
+            raise ValueError(f"ascent_steps={self.ascent_steps}: pass 1 or more")
+        if self.method not in ("SAM", "n-SAM") and (self.ascent_steps > 1 or self.step_size_only):
+            raise ValueError("ascent_steps and step_size_only are for SAM and n-SAM")
         if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
             raise ValueError("epochs, batch_size and learning_rate must be positive")
         if self.weight_decay < 0:
@@ -162,7 +165,7 @@ def fit(
     evaluate: Mapping[str, Examples] | None = None,
     noisy: Tensor | None = None,
     loss_fn: LossFn = cross_entropy,
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Augment | None = None,
     evaluate_every: int = 1,
     checkpoint: Path | None = None,
     checkpoint_every: int = 10,
@@ -176,8 +179,8 @@ def fit(
         noisy: bool (n,), which training labels are wrong: then "train_clean_error" and
             "train_noisy_error" are noted as well (against the labels trained on).
         loss_fn: loss_fn(net(x), y) -> one loss per example.
-        augment: applied to the inputs of each batch on the device; may use torch's global random
-            numbers, which are seeded by epoch and put back afterwards.
+        augment: called as augment(inputs, generator=g) for each batch, on the device, with a
+            torch.Generator of that device.
         evaluate_every: evaluate after every so many epochs, and after the last.
         checkpoint: file to resume from if it is there, written every ``checkpoint_every`` epochs
             and when ``progress`` raises. A resumed run ends bit for bit as an uninterrupted one.
@@ -218,6 +221,7 @@ def fit(
                     metrics |= run.evaluate(sets, noisy, epoch)
                     result.note(metrics)
             except Diverged as error:
+                error.history = result.history
                 kept = checkpoint is not None and checkpoint.exists()
                 error.args = (f"{error}{f' ({checkpoint} holds an earlier epoch)' * kept}",)
                 raise
@@ -245,11 +249,11 @@ class _Run:
         net: nn.Module,
         recipe: Recipe,
         loss_fn: LossFn,
-        augment: Callable[[Tensor], Tensor] | None,
+        augment: Augment | None,
         device: torch.device,
     ) -> None:
         self.net, self.recipe, self.loss_fn, self.augment = net, recipe, loss_fn, augment
-        self.device = device
+        self.device, self.generator = device, torch.Generator(device)
         self.params = [p for p in net.parameters() if p.requires_grad]
         in_loss = recipe.weight_decay if recipe.decay_in_ascent else 0.0
         self.decay = in_loss
@@ -268,8 +272,9 @@ class _Run:
         """All steps of an epoch; returns the mean loss that they saw."""
         rule = self.recipe.at(epoch)
         size, batches = rule.batch_size, len(y) // rule.batch_size
-        own, other, dropout = np.random.SeedSequence([rule.seed, epoch]).generate_state(3)
-        torch.manual_seed(int(dropout))
+        own, other, noise, images = np.random.SeedSequence([rule.seed, epoch]).generate_state(4)
+        torch.manual_seed(int(noise))  # dropout, random directions
+        self.generator.manual_seed(int(images))
         order = _order(len(y), own, self.device).split(size)[:batches]
         others = order
         if rule.other_batch == "independent":
@@ -281,9 +286,7 @@ class _Run:
         self.net.train()
         for k in range(batches):
             for group in self.sgd.param_groups:
-                group["lr"] = self.recipe.rate(
-                    epoch * batches + k, self.recipe.epochs * batches
-                )
+                group["lr"] = self.recipe.rate(epoch * batches + k, self.recipe.epochs * batches)
             batch = self._batch(x, y, order[k])
             ascent = self._batch(x, y, others[k - back]) if rule.method == "n-SAM" else None
             try:
@@ -298,7 +301,9 @@ class _Run:
         return float(losses.mean())
 
     def _batch(self, x: Tensor, y: Tensor, rows: Tensor) -> Examples:
-        inputs = x[rows] if self.augment is None else self.augment(x[rows])
+        inputs = (
+            x[rows] if self.augment is None else self.augment(x[rows], generator=self.generator)
+        )
         return _put(inputs, self.device), y[rows]
 
     def _stepper(self, rule: Recipe) -> Callable[[Examples, Examples | None], Tensor]:
@@ -320,6 +325,7 @@ class _Run:
             rule.rho,
             normalize=rule.normalize,
             ascent_steps=rule.ascent_steps,
+            step_size_only=rule.step_size_only,
             direction="sphere" if rule.method == "random" else "gradient",
         )
         # A scaler that scales nothing: SAM then leaves it to us to find inf and nan, once an epoch,
@@ -467,7 +473,9 @@ def _put(x: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def _evaluating(net: nn.Module) -> Iterator[None]:
-    modes: Sequence[tuple[nn.Module, bool]] = [(module, module.training) for module in net.modules()]
+    modes: Sequence[tuple[nn.Module, bool]] = [
+        (module, module.training) for module in net.modules()
+    ]
     net.eval()
     try:
         yield
