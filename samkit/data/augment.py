@@ -26,14 +26,14 @@ def crop_and_flip(
         raise ValueError(f"images {tuple(images.shape)}: pass a batch (n, channels, height, width)")
     if padding < 0:
         raise ValueError(f"padding={padding}: choose 0 or more pixels")
-    if generator.device != images.device:
+    if generator.device.type != images.device.type:
         raise ValueError(
             f"the generator is on {generator.device}, the images on {images.device}: make it "
             f"by torch.Generator({str(images.device)!r})"
         )
     import torch
 
-    offsets, mirrored = draw(len(images), generator, padding, flip)
+    offsets, mirrored = draw(images, generator, padding, flip)
     (n, c, h, w), device = images.shape, images.device
     rows = offsets[0, :, None] + torch.arange(h, device=device)
     across = torch.arange(w, device=device)
@@ -43,11 +43,12 @@ def crop_and_flip(
     return padded.gather(2, pixels.view(n, 1, -1).expand(-1, c, -1)).view(n, c, h, w)
 
 
-def draw(n: int, generator: torch.Generator, padding: int, flip: bool) -> tuple[Tensor, Tensor]:
+def draw(
+    images: Tensor, generator: torch.Generator, padding: int, flip: bool
+) -> tuple[Tensor, Tensor]:
     """Offsets (2, n) of rows and columns, and which of the n images are mirrored."""
     import torch
 
-    device = generator.device
-    offsets = torch.randint(2 * padding + 1, (2, n), generator=generator, device=device)
-    mirrored = torch.rand(n, generator=generator, device=device) < (0.5 if flip else 0.0)
-    return offsets, mirrored
+    n, on = len(images), {"generator": generator, "device": images.device}
+    offsets = torch.randint(2 * padding + 1, (2, n), **on)
+    return offsets, torch.rand(n, **on) < (0.5 if flip else 0.0)

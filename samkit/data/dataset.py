@@ -88,5 +88,6 @@ def write_whole(path: Path, content: bytes) -> None:
             file.close()
             os.replace(file.name, path)
         except BaseException:
+            file.close()
             os.unlink(file.name)
             raise
