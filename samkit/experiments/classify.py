@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,21 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samkit import measure, nets
-from samkit.data import load_mnist1d
+from samkit import data, measure, nets
 from samkit.errors import Diverged
 from samkit.training.fit import Recipe, cross_entropy, fit
 
 #: where the loss on the line between two stages is taken
 LINE = tuple(round(0.1 * k, 1) for k in range(-5, 16))
 #: shape of an input, and number of training examples
-SHAPES = {"mnist1d": ((40,), 4000), "cifar10": ((3, 32, 32), 45000)}
+SHAPES = {
+    "mnist1d": ((40,), 4000),
+    "cifar10": ((3, 32, 32), 45000),
+    "cifar100": ((3, 32, 32), 45000),
+}
 
 
 @dataclass(frozen=True)
 class Config:
     """A run: ``recipes`` one after the other, each with a learning rate schedule of its own.
 
+    data: a name of :func:`samkit.data.load`; "cifar10:5000" for a part of the training set.
     net: "mlp 40 256 256 10", or "resnet DEPTH WIDTH NORM" such as "resnet 18 64 batch".
     noise: the share of training labels replaced by other ones, in the way of ``noise_kind``.
     seed: of the start, the batches and the noise; recipes get theirs from it.
@@ -81,12 +85,22 @@ def run(
     ``progress`` gets the share of the epochs done; what it raises ends the run, and ``checkpoint``
     (a file name; a suffix is added for each recipe) resumes it.
     """
-    sets, copy = examples(config.data)
-    noisy = None
+    found = examples(config.data)
+    sets, noisy = found.sets, None
     if config.noise:
         x, y = sets["train"]
-        labels, noisy = symmetric_noise(y, config.noise, config.seed)
-        sets = sets | {"train": (x, labels)}
+        labels, wrong = data.label_noise(
+            y.numpy(),
+            config.noise,
+            classes=found.classes,
+            kind=config.noise_kind,
+            seed=config.seed,
+        )
+        sets = sets | {"train": (x, torch.from_numpy(labels))}
+        noisy = torch.from_numpy(wrong)
+    augment = None
+    if sets["train"][0].shape[1] == 3:  # colour images; house numbers are not mirrored
+        augment = partial(data.crop_and_flip, flip=not config.data.startswith("svhn"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = build(config.net, config.seed).to(device)
     evaluated = {name: part for name, part in sets.items() if name != "train"}
@@ -101,18 +115,19 @@ def run(
                 progress((before + epoch) / total)
 
         try:
-            found = fit(
+            new = fit(
                 net,
                 recipe,
                 sets["train"],
                 evaluate=evaluated,
                 noisy=noisy,
+                augment=augment,
                 checkpoint=checkpoint and checkpoint.with_name(f"{checkpoint.name}.{stage}.pt"),
                 progress=report,
             ).history
         except Diverged as error:
-            found, diverged = error.history, error.step
-        for name, values in found.items():
+            new, diverged = error.history, error.step
+        for name, values in new.items():
             shift = before if name == "epoch" else 0
             history.setdefault(name, []).extend(v + shift for v in values)
         before += recipe.epochs
@@ -120,7 +135,7 @@ def run(
         if diverged is not None:
             break
 
-    metrics: dict[str, Any] = {"data": copy, "diverged_step": diverged, "history": history}
+    metrics: dict[str, Any] = {"data": found.copy, "diverged_step": diverged, "history": history}
     if diverged is None:
         metrics |= _last(history)
         if len(ends) == 2:
@@ -172,31 +187,32 @@ def build(name: str, seed: int) -> nn.Module:
     raise ValueError(f"net={name!r}: write 'mlp 40 256 10' or 'resnet 18 64 batch'")
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Training, validation and test set as tensors by name; the classes; which copy they are."""
+
+    sets: dict[str, tuple[Tensor, Tensor]]
+    classes: tuple[str, ...]
+    copy: str
+
+
 @cache
-def examples(name: str) -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
-    """Training, validation and test set as tensors, and which copy they are: name and checksum."""
-    if name != "mnist1d":
-        raise ValueError(f"data={name!r}: there is only mnist1d")
-    data = load_mnist1d()
+def examples(name: str) -> Examples:
+    """The data set of that name; "cifar10:5000" has only the first 5000 training examples."""
+    name, _, size = name.partition(":")
+    found = data.load(name)
+    rows = slice(int(size) if size else None)
     parts = {
-        "train": (data.x, data.y),
-        "validation": (data.x_validation, data.y_validation),
-        "test": (data.x_test, data.y_test),
+        "train": (found.x[rows], found.y[rows]),
+        "validation": (found.x_validation, found.y_validation),
+        "test": (found.x_test, found.y_test),
     }
     digest = hashlib.sha256()
     for x, y in parts.values():
-        digest.update(x.tobytes() + y.tobytes())
+        digest.update(np.ascontiguousarray(x))
+        digest.update(np.ascontiguousarray(y))
     sets = {name: (torch.tensor(x), torch.tensor(y)) for name, (x, y) in parts.items()}
-    return sets, f"{name}, sha256 {digest.hexdigest()[:16]}"
-
-
-def symmetric_noise(y: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """That share of the labels (n,) replaced by a class drawn from the others; and which, bool."""
-    rng = np.random.default_rng(seed)
-    classes, wrong = int(y.max()) + 1, torch.zeros(len(y), dtype=torch.bool)
-    wrong[rng.permutation(len(y))[: round(fraction * len(y))]] = True
-    shift = torch.from_numpy(rng.integers(1, classes, len(y)))
-    return torch.where(wrong, (y + shift) % classes, y), wrong
+    return Examples(sets, found.classes, f"{found.source}, sha256 {digest.hexdigest()[:16]}")
 
 
 def cost(configs: Sequence[Config]) -> float:
@@ -208,7 +224,9 @@ def cost(configs: Sequence[Config]) -> float:
     total = 0.0
     for config in configs:
         key = (config.data, config.net)
-        shape, examples_in_all = SHAPES[config.data]
+        name, _, size = config.data.partition(":")
+        shape, n = SHAPES[name]
+        n = int(size) if size else n
         if key not in seconds:
             net = build(config.net, 0)
             x = torch.rand(config.recipes[0].batch_size, *shape)
@@ -221,5 +239,5 @@ def cost(configs: Sequence[Config]) -> float:
                 1 if recipe.at(epoch).method in ("ERM", "random") else 2
                 for epoch in range(recipe.epochs)
             )
-            total += seconds[key] * passes * (examples_in_all // recipe.batch_size)
+            total += seconds[key] * passes * (n // recipe.batch_size)
     return total

@@ -8,45 +8,46 @@ Switching happens within one training and one schedule.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
 from samkit.experiments.table import by_setting
 from samkit.training.fit import Recipe
 
-#: (epochs, epochs of fine-tuning, radius, values of m, shares of training at which to switch)
+#: (epochs, epochs of fine-tuning, radius, values of m)
 SIZES = {
-    "ci": (20, 10, 0.1, (16,), (0.5,)),
-    "laptop": (100, 50, 0.3, (128, 16), (0.1, 0.25, 0.5, 0.75, 0.9)),
-    "paper": (200, 50, 0.1, (128,), (0.25, 0.5, 0.75, 0.9)),
+    "ci": (24, 12, 0.1, (16,)),
+    "laptop": (100, 50, 0.3, (16, 128)),
+    "paper": (200, 50, 0.1, (128,)),
 }
+#: shares of training at which to switch, with the first of the values of m
+SHARES = {"ci": (), "laptop": (0.1, 0.25, 0.5, 0.75, 0.9), "paper": (0.25, 0.5, 0.75, 0.9)}
 
 __all__ = ["configs", "run", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
-    epochs, more, rho, sizes, shares = SIZES[scale]
+    epochs, more, rho, sizes = SIZES[scale]
     make = classify.large if scale == "paper" else classify.small
-    erm = Recipe(epochs=epochs)
+    erm, short = Recipe(epochs=epochs), Recipe(epochs=more)
     found = []
     for seed in seeds:
-        found.append(make(erm, Recipe(epochs=more), seed=seed))
+        found.append(make(erm, short, seed=seed))
         for m in sizes:
             sam = Recipe("m-SAM", rho=rho, m=m, epochs=epochs)
-            short = Recipe("m-SAM", rho=rho, m=m, epochs=more)
             found += [
-                make(erm, short, seed=seed),
-                make(sam, Recipe(epochs=more), seed=seed),
+                make(erm, replace(sam, epochs=more), seed=seed),
                 make(sam, short, seed=seed),
             ]
-            for share in shares:
-                at = round(share * epochs)
-                to_sam = ((at, {"method": "m-SAM", "rho": rho, "m": m}),)
-                to_erm = ((at, {"method": "ERM", "rho": 0.0, "m": None}),)
-                found += [
-                    make(Recipe(epochs=epochs, switch=to_sam), seed=seed),
-                    make(Recipe("m-SAM", rho=rho, m=m, epochs=epochs, switch=to_erm), seed=seed),
-                ]
+            if scale != "ci":
+                found.append(make(sam, replace(sam, epochs=more), seed=seed))
+        sam = Recipe("m-SAM", rho=rho, m=sizes[0], epochs=epochs)
+        for share in SHARES[scale]:
+            at = round(share * epochs)
+            for first, then in ((erm, sam), (sam, erm)):
+                changes = {k: getattr(then, k) for k in ("method", "rho", "m")}
+                found.append(make(replace(first, switch=((at, changes),)), seed=seed))
     return found
 
 

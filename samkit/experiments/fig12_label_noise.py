@@ -10,8 +10,8 @@ from samkit.experiments.table import by_setting
 from samkit.training.fit import Recipe
 
 NOISE = {"ci": (0.4,), "laptop": (0.4, 0.6), "paper": (0.6,)}
-EPOCHS = {"ci": 30, "laptop": 100, "paper": 200}
-RADIUS = {"ci": 0.1, "laptop": 0.1, "paper": 0.1}
+EPOCHS = {"ci": 40, "laptop": 100, "paper": 200}
+RADIUS = 0.1
 SIZES = {"ci": (16,), "laptop": (128, 16), "paper": (128,)}
 
 __all__ = ["configs", "run", "summary"]
@@ -20,7 +20,7 @@ __all__ = ["configs", "run", "summary"]
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     make = classify.large if scale == "paper" else classify.small
     rules = [Recipe(epochs=EPOCHS[scale])] + [
-        Recipe("m-SAM", rho=RADIUS[scale], m=m, epochs=EPOCHS[scale]) for m in SIZES[scale]
+        Recipe("m-SAM", rho=RADIUS, m=m, epochs=EPOCHS[scale]) for m in SIZES[scale]
     ]
     return [
         make(rule, seed=seed, noise=noise)

@@ -50,8 +50,7 @@ def by_the_formulas(recipe, x, y):
         rule = recipe.at(epoch)
         own, other, _, _ = np.random.SeedSequence([recipe.seed, epoch]).generate_state(4)
         order, others = (
-            torch.randperm(N, generator=torch.Generator().manual_seed(int(s)))
-            for s in (own, other)
+            torch.randperm(N, generator=torch.Generator().manual_seed(int(s))) for s in (own, other)
         )
         for k in range(batches):
             rows = order[k * BATCH : (k + 1) * BATCH]
