@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import torch
+
+from samkit.records import hardware
 
 
 def device() -> torch.device:
@@ -22,14 +23,8 @@ def device() -> torch.device:
 
 def machine() -> dict[str, object]:
     """The hardware, the versions and the day: without them a timing says nothing."""
-    cuda = torch.cuda.is_available()
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
-        cpu = names[0].split(":")[1].strip() if names else cpu
     return {
-        "device": torch.cuda.get_device_name() if cuda else cpu,
+        "device": hardware(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "pytorch-optimizer": version("pytorch-optimizer"),

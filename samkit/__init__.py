@@ -19,8 +19,11 @@ _MODULES = (
     "data",
     "diagonal",
     "errors",
+    "experiments",
     "figures",
+    "measure",
     "msam",
+    "nets",
     "optim",
     "perturb",
     "published",
@@ -34,6 +37,7 @@ _NAMES = {
     "NonFinite": "errors",
     "Undefined": "errors",
     "Unsupported": "errors",
+    "sharpness": "measure",
 }
 
 __all__ = [*_MODULES, *_NAMES, "__version__"]

@@ -196,7 +196,7 @@ def check(claim_id: str, measured: float | tuple[float, float], detail: str = ""
         verdict=claim.judge(low, high),
         detail=detail,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        versions=_versions(),
+        versions=versions(),
         machine=f"{platform.system()} {platform.machine()}",
     )
     unexpected = Verdict.PASS if claim.known_miss else Verdict.FAIL
@@ -240,9 +240,10 @@ def collect(chapters: Mapping[str, dict]) -> dict[str, Report]:
     return reports
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Python and those packages that a measurement may depend on, with their versions."""
     found = {"python": platform.python_version()}
-    for package in ("samkit", "numpy", "scipy", "numba", "torch"):
+    for package in ("samkit", "numpy", "scipy", "numba", "torch", "mnist1d"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

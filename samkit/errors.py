@@ -13,3 +13,12 @@ class Undefined(ValueError):
 
 class Unsupported(RuntimeError):
     """The ghost path cannot be proven equal to the loop for this model; the loop is right."""
+
+
+class Diverged(NonFinite):
+    """A training has come to inf or nan: in ``step`` (from 0), after epochs with ``history``."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+        self.history: dict[str, list[float]] = {}

@@ -1,0 +1,119 @@
+"""``python -m samkit list`` and ``python -m samkit run EXPERIMENT``: the experiments, recorded."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from samkit import experiments, records
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 when all is recorded, 3 when time was up before, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "list":
+            _list()
+            return 0
+        return _run(options)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"samkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are recorded, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m samkit", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the experiments, and how many runs are recorded")
+    run = commands.add_parser("run", help="run what is not recorded yet")
+    run.add_argument("experiment", help="its name, or 'all'")
+    run.add_argument("--scale", help="ci, laptop or paper (default: $SAMKIT_SCALE, else ci)")
+    run.add_argument("--seeds", type=_seeds, help="such as 0,1,2 (default: the scale's own)")
+    run.add_argument("--budget-minutes", type=float, help="stop cleanly within that time")
+    run.add_argument("--jobs", type=int, default=1, help="processes; -1 for all cores")
+    run.add_argument("--cpu", action="store_true", help="scale paper without a GPU, knowingly")
+    run.add_argument(
+        "--drop-old", action="store_true", help="remove records made with other settings first"
+    )
+    return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write numbers like 0,1,2") from None
+
+
+def _list() -> None:
+    for name in experiments.NAMES:
+        experiment = experiments.load(name)
+        print(f"{name}: {experiment.__doc__.splitlines()[0]}")
+        for scale in experiments.SCALES:
+            wanted = experiment.configs(scale, experiments.SEEDS[scale])
+            found = experiments.recorded(name, scale)
+            hashes = {record["hash"] for record in found}
+            have = sum(records.config_hash(config) in hashes for config in wanted)
+            print(f"  {scale:7}{have:4} of {len(wanted):3} runs recorded")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from samkit.experiments.sweep import duration, stale, sweep
+
+    scale = experiments.scale(options.scale)
+    names = experiments.NAMES if options.experiment == "all" else (options.experiment,)
+    jobs = options.jobs
+    if jobs == 0 or jobs < -1:
+        raise ValueError(f"--jobs {jobs}: pass a number of processes, or -1 for all cores")
+    if jobs == -1:
+        import joblib
+
+        jobs = joblib.cpu_count()
+    started, left = time.monotonic(), 0
+    for name in names:
+        experiment = experiments.load(name)
+        if scale == "paper" and not options.cpu:
+            seeds = experiments.SEEDS[scale] if options.seeds is None else options.seeds
+            _needs_gpu(experiment.configs(scale, seeds), duration)
+        if options.drop_old:
+            found = records.runs(name, scale)
+            old = {record["hash"] for record in stale(name, scale, found)}
+            dropped = records.keep(name, scale, {r["hash"] for r in found} - old)
+            print(f"{name}: {dropped} old records removed")
+        minutes = options.budget_minutes
+        if minutes is not None:
+            minutes = max(0.0, minutes - (time.monotonic() - started) / 60)
+        print(f"{name} at scale {scale}", flush=True)
+        left += sweep(
+            name,
+            scale,
+            options.seeds,
+            budget_minutes=minutes,
+            jobs=jobs,
+            say=lambda line: print(line, flush=True),
+        ).left
+    return 3 if left else 0
+
+
+def _needs_gpu(configs: Sequence, duration) -> None:
+    """ValueError that says what the runs would cost here, if they want a GPU and there is none."""
+    import torch
+
+    from samkit.experiments import classify
+
+    configs = [config for config in configs if isinstance(config, classify.Config)]
+    if configs and not torch.cuda.is_available():
+        seconds = classify.cost(configs)
+        raise ValueError(
+            f"scale paper wants a GPU and there is none. On this machine these {len(configs)} runs "
+            f"would take about {duration(seconds)}. Take --scale laptop, or --cpu to do it anyway"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The paper's experiments on networks, each at three scales.
+
+One file for each: ``configs(scale, seeds)`` lists its runs as frozen dataclasses, ``run(config)``
+carries one out and returns its metrics, ``summary(records)`` makes the table that it is for.
+
+==========================  =====================================================  ===============
+``fig01_perturbations``     ERM, random, n-SAM and SAM over radii                  Figure 1
+``fig02_role_of_m``         m-SAM over m                                           Figures 2 and 3
+``fig07_relu_network``      one hidden layer in 1D: what SAM's function looks like Figure 7
+``fig08_fine_tuning``       ERM then SAM, SAM then ERM, switching at any epoch     Figures 8 to 10
+``fig12_label_noise``       wrong labels: the U-shape, early stopping              Figure 12
+==========================  =====================================================  ===============
+
+- :mod:`~samkit.experiments.classify`: the run that all but Figure 7 share
+- :mod:`~samkit.experiments.sweep`: many runs, recorded one by one (``python -m samkit run``)
+- :mod:`~samkit.experiments.table`: means over seeds with intervals, paired differences
+
+Scales: ``ci`` runs in seconds, live in the book; ``laptop`` in minutes on a CPU, recorded under
+results/; ``paper`` has the paper's sizes and wants a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+NAMES = (
+    "fig01_perturbations",
+    "fig02_role_of_m",
+    "fig07_relu_network",
+    "fig08_fine_tuning",
+    "fig12_label_noise",
+)
+SCALES = ("ci", "laptop", "paper")
+#: seeds that a scale runs unless told otherwise
+SEEDS = {"ci": (0,), "laptop": (0, 1, 2, 3, 4), "paper": (0, 1, 2)}
+
+
+def load(name: str) -> ModuleType:
+    """The experiment of that name; ValueError that lists the names otherwise."""
+    if name not in NAMES:
+        raise ValueError(f"there is no experiment {name!r}; there are {', '.join(NAMES)}")
+    return importlib.import_module(f"samkit.experiments.{name}")
+
+
+def scale(name: str | None = None) -> str:
+    """``name``, or $SAMKIT_SCALE, or "ci"; ValueError for any other than the three scales."""
+    chosen = name or os.environ.get("SAMKIT_SCALE") or "ci"
+    if chosen not in SCALES:
+        where = "" if name else " (from the environment variable SAMKIT_SCALE)"
+        raise ValueError(f"there is no scale {chosen!r}{where}; there are {', '.join(SCALES)}")
+    return chosen
+
+
+def recorded(name: str, scale: str) -> list[dict]:
+    """The recorded runs of an experiment, all of them runs that it still has.
+
+    Raises ValueError for a record that belongs to another configuration than today's, or none.
+    """
+    from samkit import records
+    from samkit.experiments.sweep import stale
+
+    found = records.runs(name, scale)
+    if old := stale(name, scale, found):
+        raise ValueError(
+            f"{records.runs_path(name, scale)}: {len(old)} of {len(found)} runs were made with "
+            f"other settings than {name} has now. Run them anew: python -m samkit run {name} "
+            f"--scale {scale} --drop-old"
+        )
+    return found

@@ -1,0 +1,243 @@
+"""One run of an experiment on classification: data, network, one recipe or two in a row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samkit import data, measure, nets
+from samkit.errors import Diverged
+from samkit.training.fit import Recipe, cross_entropy, fit
+
+#: where the loss on the line between two stages is taken
+LINE = tuple(round(0.1 * k, 1) for k in range(-5, 16))
+#: shape of an input, and number of training examples
+SHAPES = {
+    "mnist1d": ((40,), 4000),
+    "cifar10": ((3, 32, 32), 45000),
+    "cifar100": ((3, 32, 32), 45000),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run: ``recipes`` one after the other, each with a learning rate schedule of its own.
+
+    data: a name of :func:`samkit.data.load`; "cifar10:5000" for a part of the training set.
+    net: "mlp 40 256 256 10", or "resnet DEPTH WIDTH NORM" such as "resnet 18 64 batch".
+    noise: the share of training labels replaced by other ones, in the way of ``noise_kind``.
+    seed: of the start, the batches and the noise; recipes get theirs from it.
+    """
+
+    data: str
+    net: str
+    recipes: tuple[Recipe, ...]
+    noise: float = 0.0
+    noise_kind: str = "symmetric"
+    seed: int = 0
+
+
+def small(*recipes: Recipe, seed: int, noise: float = 0.0) -> Config:
+    """The setting of the scales ci and laptop: MNIST-1D, an MLP."""
+    return _config("mnist1d", "mlp 40 256 256 10", recipes, seed, noise)
+
+
+def large(*recipes: Recipe, seed: int, noise: float = 0.0, norm: str = "batch") -> Config:
+    """The paper's: CIFAR-10, ResNet-18, steps at 50 % and 75 %, weight decay 0.0005.
+
+    Weight decay is in the loss, as in the paper. Under GroupNorm it is in the step alone, for all
+    methods alike, since small m takes the fast path of m-SAM.
+    """
+    recipes = tuple(
+        replace(r, schedule="piecewise", weight_decay=5e-4, decay_in_ascent=norm == "batch")
+        for r in recipes
+    )
+    return _config("cifar10", f"resnet 18 64 {norm}", recipes, seed, noise)
+
+
+def _config(data: str, net: str, recipes: tuple[Recipe, ...], seed: int, noise: float) -> Config:
+    seeded = tuple(replace(r, seed=1000 * k + seed) for k, r in enumerate(recipes))
+    return Config(data, net, seeded, noise, seed=seed)
+
+
+def run(
+    config: Config,
+    *,
+    checkpoint: Path | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> dict[str, Any]:
+    """Trains, evaluates, and returns the metrics.
+
+    "history": per epoch, through all recipes; "data": which copy was used; the last values of test,
+    validation and training; "best_epoch" with the lowest validation error, and "best_test_error"
+    there; "diverged_step" if it did, else None. After two recipes "line": losses and errors at
+    (1 - t) a + t b, with a and b the networks after the first and after the second one.
+
+    ``progress`` gets the share of the epochs done; what it raises ends the run, and ``checkpoint``
+    (a file name; a suffix is added for each recipe) resumes it.
+    """
+    found = examples(config.data)
+    sets, noisy = found.sets, None
+    if config.noise:
+        x, y = sets["train"]
+        labels, wrong = data.label_noise(
+            y.numpy(),
+            config.noise,
+            classes=found.classes,
+            kind=config.noise_kind,
+            seed=config.seed,
+        )
+        sets = sets | {"train": (x, torch.from_numpy(labels))}
+        noisy = torch.from_numpy(wrong)
+    augment = None
+    if sets["train"][0].shape[1] == 3:  # colour images; house numbers are not mirrored
+        augment = partial(data.crop_and_flip, flip=not config.data.startswith("svhn"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = build(config.net, config.seed).to(device)
+    evaluated = {name: part for name, part in sets.items() if name != "train"}
+
+    history: dict[str, list[float]] = {}
+    ends: list[dict[str, Tensor]] = []
+    diverged, before, total = None, 0, sum(r.epochs for r in config.recipes)
+    for stage, recipe in enumerate(config.recipes):
+
+        def report(epoch: int, _: Mapping[str, float], before: int = before) -> None:
+            if progress is not None:
+                progress((before + epoch) / total)
+
+        try:
+            new = fit(
+                net,
+                recipe,
+                sets["train"],
+                evaluate=evaluated,
+                noisy=noisy,
+                augment=augment,
+                checkpoint=checkpoint and checkpoint.with_name(f"{checkpoint.name}.{stage}.pt"),
+                progress=report,
+            ).history
+        except Diverged as error:
+            new, diverged = error.history, error.step
+        for name, values in new.items():
+            shift = before if name == "epoch" else 0
+            history.setdefault(name, []).extend(v + shift for v in values)
+        before += recipe.epochs
+        ends.append({k: v.detach().clone() for k, v in net.state_dict().items()})
+        if diverged is not None:
+            break
+
+    metrics: dict[str, Any] = {"data": found.copy, "diverged_step": diverged, "history": history}
+    if diverged is None:
+        metrics |= _last(history)
+        if len(ends) == 2:
+            metrics["line"] = _line(net, *ends, sets)
+    return metrics
+
+
+def _last(history: Mapping[str, list[float]]) -> dict[str, float]:
+    best = int(np.argmin(history["validation_error"]))
+    kept = ("train_loss", "train_error", "validation_error", "test_loss", "test_error")
+    last = {name: history[name][-1] for name in kept}
+    return last | {
+        "best_epoch": history["epoch"][best],
+        "best_test_error": history["test_error"][best],
+        "lowest_test_error": min(history["test_error"]),
+    }
+
+
+def _line(net: nn.Module, a: dict, b: dict, sets: Mapping[str, tuple[Tensor, Tensor]]) -> dict:
+    """Loss and error of training and test set on the line through the two networks."""
+    device = next(net.parameters()).device
+
+    def both(network: nn.Module) -> list[float]:
+        values = []
+        for name in ("train", "test"):
+            x, y = sets[name]
+            parts = zip(x.split(2048), y.split(2048), strict=True)
+            outputs = [(network(part.to(device)), labels.to(device)) for part, labels in parts]
+            z, y = (torch.cat(t) for t in zip(*outputs, strict=True))
+            values += [float(cross_entropy(z, y).mean()), float((z.argmax(-1) != y).float().mean())]
+        return values
+
+    net.eval()
+    statistics = [part.to(device) for part in sets["train"][0].split(2048)]
+    points = measure.on_line(net, a, b, LINE, both, statistics=statistics)
+    names = ("train_loss", "train_error", "test_loss", "test_error")
+    return {"t": list(LINE)} | dict(zip(names, map(list, zip(*points, strict=True)), strict=True))
+
+
+def build(name: str, seed: int) -> nn.Module:
+    """The network of that name, started by the seed; the global random numbers are put back."""
+    kind, *sizes = name.split()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "mlp":
+            return nets.mlp(*map(int, sizes))
+        if kind == "resnet" and len(sizes) == 3:
+            return nets.resnet(sizes[0], width=int(sizes[1]), norm=sizes[2])
+    raise ValueError(f"net={name!r}: write 'mlp 40 256 10' or 'resnet 18 64 batch'")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training, validation and test set as tensors by name; the classes; which copy they are."""
+
+    sets: dict[str, tuple[Tensor, Tensor]]
+    classes: tuple[str, ...]
+    copy: str
+
+
+@cache
+def examples(name: str) -> Examples:
+    """The data set of that name; "cifar10:5000" has only the first 5000 training examples."""
+    name, _, size = name.partition(":")
+    found = data.load(name)
+    rows = slice(int(size) if size else None)
+    parts = {
+        "train": (found.x[rows], found.y[rows]),
+        "validation": (found.x_validation, found.y_validation),
+        "test": (found.x_test, found.y_test),
+    }
+    digest = hashlib.sha256()
+    for x, y in parts.values():
+        digest.update(np.ascontiguousarray(x))
+        digest.update(np.ascontiguousarray(y))
+    sets = {name: (torch.tensor(x), torch.tensor(y)) for name, (x, y) in parts.items()}
+    return Examples(sets, found.classes, f"{found.source}, sha256 {digest.hexdigest()[:16]}")
+
+
+def cost(configs: Sequence[Config]) -> float:
+    """About how many seconds these runs take on this machine, judged by two steps of ERM.
+
+    A step of SAM counts as two of ERM; m-SAM costs somewhat more than that.
+    """
+    seconds: dict[tuple[str, str], float] = {}
+    total = 0.0
+    for config in configs:
+        key = (config.data, config.net)
+        name, _, size = config.data.partition(":")
+        shape, n = SHAPES[name]
+        n = int(size) if size else n
+        if key not in seconds:
+            net = build(config.net, 0)
+            x = torch.rand(config.recipes[0].batch_size, *shape)
+            for _ in range(2):  # the first one warms up
+                started = perf_counter()
+                cross_entropy(net(x), torch.zeros(len(x), dtype=torch.long)).mean().backward()
+                seconds[key] = perf_counter() - started
+        for recipe in config.recipes:
+            passes = sum(
+                1 if recipe.at(epoch).method in ("ERM", "random") else 2
+                for epoch in range(recipe.epochs)
+            )
+            total += seconds[key] * passes * (n // recipe.batch_size)
+    return total

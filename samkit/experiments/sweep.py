@@ -1,0 +1,155 @@
+"""Many runs of an experiment, each recorded as soon as it is done. Behind ``samkit run``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from samkit import experiments, records
+
+
+class OutOfTime(Exception):
+    """The time is up; what the run has done so far is in its checkpoint."""
+
+
+@dataclass
+class Outcome:
+    """What a sweep did: runs recorded now, recorded before, and not reached in time."""
+
+    done: int = 0
+    skipped: int = 0
+    left: int = 0
+
+
+def stale(name: str, scale: str, found: Iterable[dict]) -> list[dict]:
+    """Those records that are not runs of the experiment as it is now."""
+    found = list(found)
+    seeds = sorted({record["seed"] for record in found})
+    known = {records.config_hash(c) for c in experiments.load(name).configs(scale, seeds)}
+    return [record for record in found if record["hash"] not in known]
+
+
+def sweep(
+    name: str,
+    scale: str,
+    seeds: Sequence[int] | None = None,
+    *,
+    budget_minutes: float | None = None,
+    jobs: int = 1,
+    say: Callable[[str], object] = print,
+) -> Outcome:
+    """Runs what is not recorded yet, in ``jobs`` processes, and records it.
+
+    Within ``joblib.parallel_config(backend=...)`` the runs go to that backend, such as a Dask or
+    Ray cluster. With a budget no run is begun that would not end in time, judging by the runs
+    before; a run that is still going then stops at the end of its epoch, and resumes from there
+    the next time. Every process takes one thread, except at scale "paper".
+
+    Raises ValueError for unknown names and for records of other settings.
+    """
+    from joblib import Parallel, delayed
+
+    experiment = experiments.load(name)
+    scale = experiments.scale(scale)
+    seeds = experiments.SEEDS[scale] if seeds is None else seeds
+    before = experiments.recorded(name, scale)
+    known = {record["hash"] for record in before}
+    wanted = experiment.configs(scale, seeds)
+    todo = [config for config in wanted if records.config_hash(config) not in known]
+    outcome = Outcome(skipped=len(wanted) - len(todo), left=len(todo))
+    if outcome.skipped:
+        say(f"{outcome.skipped} of {len(wanted)} runs are recorded already")
+    deadline = None if budget_minutes is None else time.time() + 60 * budget_minutes
+    took = [record["seconds"] for record in before]
+
+    def in_time() -> Iterator[Any]:
+        for config in todo:
+            expected = mean(took) if took else 0.0
+            if deadline is not None and time.time() + expected > deadline:
+                return
+            yield config
+
+    threads = 1 if scale != "paper" else max(1, (os.cpu_count() or 1) // jobs)
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=jobs)
+    for config, metrics, seconds in parallel(
+        delayed(_one)(name, config, checkpoint(name, scale, config), deadline, threads)
+        for config in in_time()
+    ):
+        if metrics is None:
+            say(f"time is up: {describe(config)} goes on from its checkpoint next time")
+            continue
+        data = metrics.pop("data")
+        records.append(name, scale, config, metrics, seconds=seconds, data=data)
+        for file in checkpoint(name, scale, config).parent.glob(
+            f"{checkpoint(name, scale, config).name}.*"
+        ):
+            file.unlink()
+        took.append(seconds)
+        outcome.done += 1
+        outcome.left -= 1
+        remaining = outcome.left * mean(took) / jobs
+        say(
+            f"[{outcome.done}/{len(todo)}] {describe(config)}: {_result(metrics)} "
+            f"({seconds:.1f} s; about {duration(remaining)} left)"
+        )
+    if outcome.left:
+        say(f"stopped: {outcome.left} runs are left; the same command goes on with them")
+    return outcome
+
+
+def _one(
+    name: str, config: Any, checkpoint: Path, deadline: float | None, threads: int
+) -> tuple[Any, dict | None, float]:
+    """One run in a worker: (config, its metrics or None when time was up, seconds)."""
+    import torch
+
+    torch.set_num_threads(threads)
+    started = time.time()
+
+    def progress(share: float) -> None:
+        if deadline is not None and share < 1 and time.time() > deadline:
+            raise OutOfTime
+
+    try:
+        metrics = experiments.load(name).run(config, checkpoint=checkpoint, progress=progress)
+    except OutOfTime:
+        return config, None, time.time() - started
+    return config, metrics, time.time() - started
+
+
+def checkpoint(name: str, scale: str, config: Any) -> Path:
+    """Where a run keeps its state, without suffix: results/checkpoints/, which git ignores."""
+    file = f"{name}-{scale}-{records.config_hash(config)}"
+    return records.folder() / "checkpoints" / file
+
+
+def describe(config: Any) -> str:
+    """A run in a few words."""
+    plain = records.plain(config)
+    parts = []
+    for recipe in plain.get("recipes", [plain]):
+        shown = {k: recipe[k] for k in ("rho", "m") if recipe.get(k)}
+        words = [recipe["method"], *(f"{k}={v}" for k, v in shown.items())]
+        words += [f"from {at}: {changes['method']}" for at, changes in recipe.get("switch", ())]
+        parts.append(" ".join(words))
+    noise = f", noise {plain['noise']}" if plain.get("noise") else ""
+    return f"{' -> '.join(parts)}{noise}, seed {plain['seed']}"
+
+
+def _result(metrics: dict) -> str:
+    if metrics.get("diverged_step") is not None:
+        return f"diverged in step {metrics['diverged_step']}"
+    shown = ("test_error", "kinks", "train_loss")
+    return ", ".join(f"{k.replace('_', ' ')} {metrics[k]:.3g}" for k in shown if k in metrics)
+
+
+def duration(seconds: float) -> str:
+    """Such as "40 s", "12 min" or "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

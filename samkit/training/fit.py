@@ -1,0 +1,484 @@
+"""Training of any torch module by SGD with any member of the SAM family, as in the experiments."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from samkit.errors import Diverged, NonFinite, Unsupported
+from samkit.msam import msam_grad
+from samkit.msam.batch import LossFn
+from samkit.optim import SAM
+
+METHODS = ("ERM", "random", "n-SAM", "SAM", "m-SAM")
+SCHEDULES = ("cosine", "piecewise", "constant")
+OTHER_BATCHES = ("previous", "independent")
+#: what a switch may change
+SWITCHABLE = ("method", "rho", "m", "normalize", "ascent_steps", "step_size_only")
+#: examples evaluated at once
+EVALUATED = 2048
+
+Examples = tuple[Tensor, Tensor]
+Augment = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    r"""How to train. The defaults are those of the book's small networks, trained by ERM.
+
+    Where the gradient of a batch is taken, delta being :math:`\rho\,g/\lVert g\rVert`, or
+    :math:`\rho\,g` if not ``normalize``:
+
+    - ``ERM``: at w.
+    - ``random``: at w + delta, uniform on the sphere of radius rho.
+    - ``SAM``: at w + delta, g the batch's own gradient: m is the batch size.
+    - ``m-SAM``: for each group of m consecutive examples at w + its own delta, averaged.
+    - ``n-SAM``: at w + delta, g the gradient of another batch: the previous one of the epoch, as
+      in the authors' code (the first step takes the epoch's last one), or with
+      ``other_batch="independent"`` one drawn on its own.
+
+    ``ascent_steps`` > 1 finds delta by that many steps of projected ascent, ``step_size_only``
+    keeps the direction of the gradient at w and takes only the length of SAM's (SAM, n-SAM). The
+    learning rate is constant, falls by a ``cosine`` to zero step by step, or is divided by 10 at
+    50 % and at 75 % (``piecewise``). ``weight_decay`` adds weight_decay ||w||^2 / 2 to the loss, so
+    it is in the ascent as well; with ``decay_in_ascent=False`` it is the optimizer's own, in the
+    step alone, which is what the fast path of m-SAM can do. ``switch=((50, {"method": "SAM",
+    "rho": 0.1}),)`` changes those entries from epoch 50 on (epochs count from 0); schedule and
+    momentum go on. ``swa_from``: average the weights at the end of each epoch from this one on.
+    An incomplete last batch of an epoch is left out.
+
+    Everything random follows from ``seed`` and the epoch, so that all methods see the same batches.
+    Raises ValueError, before anything is trained. Source: Sections 2 to 4 of the paper and the
+    authors' code. Chapters: perturbations, the role of m, fine-tuning, label noise.
+    """
+
+    method: str = "ERM"
+    rho: float = 0.0
+    m: int | None = None
+    normalize: bool = True
+    ascent_steps: int = 1
+    step_size_only: bool = False
+    other_batch: str = "previous"
+    epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    decay_in_ascent: bool = True
+    switch: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+    swa_from: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, among in (
+            ("method", METHODS),
+            ("schedule", SCHEDULES),
+            ("other_batch", OTHER_BATCHES),
+        ):
+            if getattr(self, name) not in among:
+                raise ValueError(f"{name}={getattr(self, name)!r}: pass one of {', '.join(among)}")
+        if not (math.isfinite(self.rho) and self.rho >= 0) or (self.method == "ERM") > (
+            self.rho == 0
+        ):
+            raise ValueError(f"rho={self.rho}: pass a finite radius >= 0, and for ERM none")
+        if (self.method == "m-SAM") != (self.m is not None):
+            raise ValueError(
+                f"m={self.m}: the size of a group belongs to m-SAM, and only to m-SAM; SAM's is "
+                "the batch size"
+            )
+        if self.m is not None and (int(self.m) != self.m or not 1 <= self.m <= self.batch_size):
+            raise ValueError(f"m={self.m}: pass a whole number from 1 to {self.batch_size}")
+        if self.ascent_steps < 1:
+            raise ValueError(f"ascent_steps={self.ascent_steps}: pass 1 or more")
+        if self.method not in ("SAM", "n-SAM") and (self.ascent_steps > 1 or self.step_size_only):
+            raise ValueError("ascent_steps and step_size_only are for SAM and n-SAM")
+        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
+            raise ValueError("epochs, batch_size and learning_rate must be positive")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
+        for epoch, changes in self.switch:
+            if unknown := set(changes) - set(SWITCHABLE):
+                raise ValueError(f"switch at epoch {epoch}: {sorted(unknown)} cannot be switched")
+            if not 0 <= epoch <= self.epochs:
+                raise ValueError(f"switch at epoch {epoch} of {self.epochs}")
+        for epoch, _ in self.switch:
+            self.at(epoch)  # raises for changes that do not fit
+
+    def at(self, epoch: int) -> Recipe:
+        """The recipe that holds in this epoch, its switches carried out."""
+        changes: dict[str, Any] = {}
+        for start, new in sorted(self.switch, key=lambda item: item[0]):
+            changes |= dict(new) if start <= epoch else {}
+        return replace(self, **changes, switch=())
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate in a step of ``steps`` in all."""
+        done = step / steps
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        if self.schedule == "piecewise":
+            return self.learning_rate * 0.1 ** ((done >= 0.5) + (done >= 0.75))
+        return self.learning_rate
+
+
+@dataclass
+class Fit:
+    """What came of a training: metrics by name, one number for each evaluated epoch.
+
+    ``history["epoch"]`` counts finished epochs. "batch_loss" is the mean loss seen by the steps;
+    "<set>_loss" and "<set>_error" (a share) were evaluated after the epoch, in eval mode.
+    ``averaged`` is SWA's network, None without.
+    """
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+    averaged: nn.Module | None = None
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.history.setdefault(name, []).append(value)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """One loss per example, (b,)."""
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def fit(
+    net: nn.Module,
+    recipe: Recipe,
+    train: Examples,
+    *,
+    evaluate: Mapping[str, Examples] | None = None,
+    noisy: Tensor | None = None,
+    loss_fn: LossFn = cross_entropy,
+    augment: Augment | None = None,
+    evaluate_every: int = 1,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 10,
+    progress: Callable[[int, Mapping[str, float]], object] | None = None,
+) -> Fit:
+    """Trains ``net`` in place, on the device that it is on.
+
+    Args:
+        train: x (n, ...) and y (n,); moved to the network's device once.
+        evaluate: more sets to evaluate, by name, such as {"test": (x, y)}. "train" always is.
+        noisy: bool (n,), which training labels are wrong: then "train_clean_error" and
+            "train_noisy_error" are noted as well (against the labels trained on).
+        loss_fn: loss_fn(net(x), y) -> one loss per example.
+        augment: called as augment(inputs, generator=g) for each batch, on the device, with a
+            torch.Generator of that device.
+        evaluate_every: evaluate after every so many epochs, and after the last.
+        checkpoint: file to resume from if it is there, written every ``checkpoint_every`` epochs
+            and when ``progress`` raises. A resumed run ends bit for bit as an uninterrupted one.
+        progress: called with (epochs done, the latest metrics) after each epoch; what it raises
+            ends the training.
+
+    On CUDA, images are channels_last, the forward passes run in bf16 autocast, and steps of ERM and
+    SAM do not wait for the device.
+
+    Raises ValueError for a batch larger than the data or a checkpoint of another recipe;
+    :class:`~samkit.errors.Diverged` that names the step when a loss or gradient is inf or nan: the
+    checkpoint stays that of an epoch before; Undefined for m-SAM under BatchNorm in train mode.
+    Source: Sections 2 to 4 of the paper.
+    """
+    if not 1 <= recipe.batch_size <= len(train[1]) or len(train[0]) != len(train[1]):
+        raise ValueError(
+            f"batch_size={recipe.batch_size} with {len(train[0])} inputs and {len(train[1])} "
+            "labels: pass one label per input and a batch no larger than the data"
+        )
+    device = next(net.parameters()).device
+    if device.type == "cuda" and train[0].dim() == 4:
+        net.to(memory_format=torch.channels_last)
+    sets = {"train": train, **(evaluate or {})}
+    sets = {name: (_put(x, device), y.to(device)) for name, (x, y) in sets.items()}
+    noisy = None if noisy is None else noisy.to(device)
+    x, y = sets["train"]
+
+    run = _Run(net, recipe, loss_fn, augment, device)
+    result, first = Fit(), 0
+    if checkpoint is not None and checkpoint.exists():
+        first = run.load(checkpoint, result)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for epoch in range(first, recipe.epochs):
+            try:
+                batch_loss = run.epoch(epoch, x, y)
+                metrics = {"epoch": epoch + 1, "batch_loss": batch_loss}
+                if (epoch + 1) % evaluate_every == 0 or epoch + 1 == recipe.epochs:
+                    metrics |= run.evaluate(sets, noisy, epoch)
+                    result.note(metrics)
+            except Diverged as error:
+                error.history = result.history
+                kept = checkpoint is not None and checkpoint.exists()
+                error.args = (f"{error}{f' ({checkpoint} holds an earlier epoch)' * kept}",)
+                raise
+            due = (epoch + 1) % checkpoint_every == 0 or epoch + 1 == recipe.epochs
+            if checkpoint is not None and due:
+                run.save(checkpoint, epoch + 1, result)
+            try:
+                if progress is not None:
+                    progress(epoch + 1, metrics)
+            except BaseException:
+                if checkpoint is not None and not due:
+                    run.save(checkpoint, epoch + 1, result)
+                raise
+        if run.averaged is not None:
+            update_bn(x.split(EVALUATED), run.averaged)
+            result.averaged = run.averaged
+    return result
+
+
+class _Run:
+    """The state of one training: the network, the optimizer, SWA's average."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        recipe: Recipe,
+        loss_fn: LossFn,
+        augment: Augment | None,
+        device: torch.device,
+    ) -> None:
+        self.net, self.recipe, self.loss_fn, self.augment = net, recipe, loss_fn, augment
+        self.device, self.generator = device, torch.Generator(device)
+        self.params = [p for p in net.parameters() if p.requires_grad]
+        in_loss = recipe.weight_decay if recipe.decay_in_ascent else 0.0
+        self.decay = in_loss
+        self.sgd = SGD(
+            self.params,
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay - in_loss,
+        )
+        self.averaged = None if recipe.swa_from is None else AveragedModel(net)
+        self.msam_method = "ghost"  # named, so that runs repeat bit for bit
+
+    # one epoch
+
+    def epoch(self, epoch: int, x: Tensor, y: Tensor) -> float:
+        """All steps of an epoch; returns the mean loss that they saw."""
+        rule = self.recipe.at(epoch)
+        size, batches = rule.batch_size, len(y) // rule.batch_size
+        own, other, noise, images = np.random.SeedSequence([rule.seed, epoch]).generate_state(4)
+        torch.manual_seed(int(noise))  # dropout, random directions
+        self.generator.manual_seed(int(images))
+        order = _order(len(y), own, self.device).split(size)[:batches]
+        others = order
+        if rule.other_batch == "independent":
+            others = _order(len(y), other, self.device).split(size)[:batches]
+        back = 1 if rule.other_batch == "previous" else 0
+
+        step = self._stepper(rule)
+        losses = torch.zeros(batches, device=self.device)
+        self.net.train()
+        for k in range(batches):
+            for group in self.sgd.param_groups:
+                group["lr"] = self.recipe.rate(epoch * batches + k, self.recipe.epochs * batches)
+            batch = self._batch(x, y, order[k])
+            ascent = self._batch(x, y, others[k - back]) if rule.method == "n-SAM" else None
+            try:
+                losses[k] = step(batch, ascent)
+            except NonFinite as error:
+                raise _diverged(epoch, epoch * batches + k, str(error)) from error
+        if not (finite := losses.isfinite()).all():
+            lost = epoch * batches + int((~finite).nonzero()[0])
+            raise _diverged(epoch, lost, "the loss is inf or nan")
+        if self.averaged is not None and epoch >= (self.recipe.swa_from or 0):
+            self.averaged.update_parameters(self.net)
+        return float(losses.mean())
+
+    def _batch(self, x: Tensor, y: Tensor, rows: Tensor) -> Examples:
+        inputs = (
+            x[rows] if self.augment is None else self.augment(x[rows], generator=self.generator)
+        )
+        return _put(inputs, self.device), y[rows]
+
+    def _stepper(self, rule: Recipe) -> Callable[[Examples, Examples | None], Tensor]:
+        """The step of the method: (batch, another batch for n-SAM) -> loss at w."""
+        if rule.method == "m-SAM":
+            return lambda batch, _: self._msam_step(rule, batch)
+        if rule.method == "ERM":
+
+            def erm(batch: Examples, _: Examples | None) -> Tensor:
+                loss = self._closure(batch)()
+                self.sgd.step()
+                return loss
+
+            return erm
+        for group in self.sgd.param_groups:
+            group["rho"] = rule.rho
+        sam = SAM(
+            self.sgd,
+            rule.rho,
+            normalize=rule.normalize,
+            ascent_steps=rule.ascent_steps,
+            step_size_only=rule.step_size_only,
+            direction="sphere" if rule.method == "random" else "gradient",
+        )
+        # A scaler that scales nothing: SAM then leaves it to us to find inf and nan, once an epoch,
+        # instead of waiting for the device in every step.
+        scaler = torch.amp.GradScaler("cuda", enabled=False) if self._cuda else None
+
+        def step(batch: Examples, ascent: Examples | None) -> Tensor:
+            other = None if ascent is None else self._closure(ascent)
+            return sam.step(self._closure(batch), other, scaler=scaler)
+
+        return step
+
+    def _closure(self, batch: Examples) -> Callable[[], Tensor]:
+        """Clears the gradients, backward, weight decay; returns the loss without weight decay."""
+
+        def closure() -> Tensor:
+            self.sgd.zero_grad()
+            with self._autocast():
+                loss = self.loss_fn(self.net(batch[0]), batch[1]).mean()
+            loss.backward()
+            if self.decay:
+                some = [p for p in self.params if p.grad is not None]
+                with torch.no_grad():
+                    torch._foreach_add_([p.grad for p in some], some, alpha=self.decay)
+            return loss.detach()
+
+        return closure
+
+    def _msam_step(self, rule: Recipe, batch: Examples) -> Tensor:
+        self.sgd.zero_grad()
+        x, y = batch
+        arguments = {"rho": rule.rho, "m": rule.m, "normalize": rule.normalize}
+        with self._autocast():
+            if self.msam_method == "ghost":
+                try:
+                    loss = msam_grad(self.net, self._loss, x, y, **arguments, method="ghost")
+                except Unsupported:
+                    self.msam_method = "loop"
+            if self.msam_method == "loop":
+                loss = msam_grad(self.net, self._loss, x, y, **arguments, method="loop")
+        self.sgd.step()
+        return loss
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """One loss per example; weight decay in it is seen by the loop alone."""
+        losses = self.loss_fn(outputs, targets)
+        if not self.decay:
+            return losses
+        return losses + 0.5 * self.decay * sum(p.square().sum() for p in self.params)
+
+    @property
+    def _cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _autocast(self):
+        return torch.autocast("cuda", torch.bfloat16) if self._cuda else nullcontext()
+
+    # evaluation
+
+    @torch.no_grad()
+    def evaluate(
+        self, sets: Mapping[str, Examples], noisy: Tensor | None, epoch: int
+    ) -> dict[str, float]:
+        """Mean loss and share of errors of each set."""
+        found: dict[str, Tensor] = {}
+        with _evaluating(self.net), self._autocast():
+            for name, (x, y) in sets.items():
+                parts = [
+                    (self.loss_fn(z, part_y), z.argmax(-1) != part_y)
+                    for z, part_y in (
+                        (self.net(part_x), part_y)
+                        for part_x, part_y in zip(
+                            x.split(EVALUATED), y.split(EVALUATED), strict=True
+                        )
+                    )
+                ]
+                losses = torch.cat([losses for losses, _ in parts])
+                wrong = torch.cat([wrong for _, wrong in parts]).float()
+                found[f"{name}_loss"], found[f"{name}_error"] = losses.mean(), wrong.mean()
+                if name == "train" and noisy is not None:
+                    found["train_clean_error"] = wrong[~noisy].mean()
+                    found["train_noisy_error"] = wrong[noisy].mean()
+        metrics = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+        if not math.isfinite(metrics["train_loss"]):
+            last = (epoch + 1) * (len(sets["train"][1]) // self.recipe.batch_size) - 1
+            raise _diverged(epoch, last, "the loss after the epoch is inf or nan")
+        return metrics
+
+    # checkpoints
+
+    def save(self, path: Path, epochs: int, result: Fit) -> None:
+        """Whole or not at all: an interruption leaves the file of before."""
+        state = {
+            "recipe": _text(self.recipe),
+            "epochs": epochs,
+            "net": self.net.state_dict(),
+            "sgd": self.sgd.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "msam_method": self.msam_method,
+            "history": result.history,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path, result: Fit) -> int:
+        """Takes the state of a checkpoint; returns how many epochs it has behind it."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != _text(self.recipe):
+            raise ValueError(
+                f"{path} is the checkpoint of another recipe; remove it, or name another file"
+            )
+        self.net.load_state_dict(state["net"])
+        self.sgd.load_state_dict(state["sgd"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.msam_method = state["msam_method"]
+        result.history = state["history"]
+        return state["epochs"]
+
+
+def _text(recipe: Recipe) -> str:
+    return json.dumps(asdict(recipe), sort_keys=True)
+
+
+def _diverged(epoch: int, step: int, reason: str) -> Diverged:
+    return Diverged(
+        f"training diverged in step {step} (epoch {epoch}, both from 0): {reason}. Lower rho or "
+        "the learning rate",
+        step,
+    )
+
+
+def _order(n: int, seed: np.integer, device: torch.device) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(int(seed))).to(device)
+
+
+def _put(x: Tensor, device: torch.device) -> Tensor:
+    """On the device; images on CUDA in channels_last."""
+    x = x.to(device)
+    images = device.type == "cuda" and x.dim() == 4
+    return x.contiguous(memory_format=torch.channels_last) if images else x
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    modes: Sequence[tuple[nn.Module, bool]] = [
+        (module, module.training) for module in net.modules()
+    ]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,84 @@
+import time
+
+import pytest
+
+from samkit import experiments, records
+from samkit.experiments import fig01_perturbations, sweep
+
+NAME = "fig01_perturbations"
+
+
+@pytest.fixture(autouse=True)
+def tiny(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMKIT_RESULTS", str(tmp_path))
+    monkeypatch.setitem(fig01_perturbations.EPOCHS, "ci", 2)
+    return tmp_path
+
+
+def run(**options):
+    lines = []
+    return sweep.sweep(NAME, "ci", say=lines.append, **options), "\n".join(lines)
+
+
+def test_what_is_recorded_is_skipped():
+    outcome, said = run(seeds=(0,))
+    assert (outcome.done, outcome.skipped, outcome.left) == (4, 0, 0)
+    assert "[1/4] ERM, seed 0: test error" in said and "left)" in said
+    first = experiments.recorded(NAME, "ci")
+    outcome, said = run(seeds=(0, 1))
+    assert (outcome.done, outcome.skipped) == (4, 4)
+    assert "4 of 8 runs are recorded already" in said
+    assert experiments.recorded(NAME, "ci")[:4] == first
+
+
+def test_a_run_repeats_bit_for_bit():
+    run(seeds=(1,))
+    first = experiments.recorded(NAME, "ci")
+    records.keep(NAME, "ci", ())
+    run(seeds=(1,), jobs=2)
+    again = {r["hash"]: r["metrics"] for r in experiments.recorded(NAME, "ci")}
+    assert {r["hash"]: r["metrics"] for r in first} == again
+
+
+def test_no_time_no_run():
+    outcome, said = run(seeds=(0,), budget_minutes=0)
+    assert (outcome.done, outcome.left) == (0, 4)
+    assert "4 runs are left; the same command goes on" in said
+
+
+def test_time_up_in_the_middle_resumes_from_the_checkpoint(tiny, monkeypatch):
+    run(seeds=(0,))
+    expected = experiments.recorded(NAME, "ci")
+    records.keep(NAME, "ci", ())
+    clock, now = [0.0], time.time
+
+    class Clock:
+        @staticmethod
+        def time():
+            clock[0] += 1.0
+            return now() + clock[0]
+
+    # With this clock the first run starts in time, and is over the time after its first epoch.
+    monkeypatch.setattr(sweep, "time", Clock)
+    outcome, said = run(seeds=(0,), budget_minutes=2.5 / 60)
+    assert outcome.done == 0 and "ERM, seed 0 goes on from its checkpoint" in said
+    kept = list((tiny / "checkpoints").iterdir())
+    assert len(kept) == 1 and kept[0].suffix == ".pt"
+    monkeypatch.setattr(sweep, "time", time)
+    run(seeds=(0,))
+    found = experiments.recorded(NAME, "ci")
+    assert [r["metrics"] for r in found] == [r["metrics"] for r in expected]
+    assert not list((tiny / "checkpoints").iterdir())
+
+
+def test_records_of_other_settings_are_an_error(monkeypatch):
+    run(seeds=(0,))
+    monkeypatch.setitem(fig01_perturbations.EPOCHS, "ci", 3)
+    with pytest.raises(ValueError, match=r"4 of 4 runs were made with other settings.*--drop-old"):
+        experiments.recorded(NAME, "ci")
+    with pytest.raises(ValueError, match="other settings"):
+        run(seeds=(0,))
+
+
+def test_durations():
+    assert [sweep.duration(s) for s in (40, 720, 12600)] == ["40 s", "12 min", "3.5 h"]

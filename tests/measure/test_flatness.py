@@ -1,0 +1,150 @@
+"""Sharpness against closed forms: on a quadratic every quantity is known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+from torch import nn
+
+from samkit import measure
+from samkit.errors import Undefined
+
+
+class Quadratic(nn.Module):
+    """l_i(w) = w'H_i w / 2 + b_i'w: the input of example i is (H_i, b_i)."""
+
+    def __init__(self, w):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(w))
+
+    def forward(self, H, b):
+        return torch.einsum("i,nij,j->n", self.w, H, self.w) / 2 + b @ self.w
+
+
+def values(outputs, targets):
+    return outputs + 0 * targets
+
+
+def true_increase(H, slope, rho):
+    """max over the ball of slope'd + d'Hd/2, by the secular equation (H positive definite)."""
+    eigenvalues, vectors = np.linalg.eigh(H)
+    g = vectors.T @ slope
+
+    def length(mu):
+        return np.linalg.norm(g / (mu - eigenvalues)) - rho
+
+    low = eigenvalues[-1] + 1e-12
+    mu = brentq(length, low, eigenvalues[-1] + np.linalg.norm(g) / rho + 1)
+    d = vectors @ (g / (mu - eigenvalues))
+    return slope @ d + d @ H @ d / 2
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(6, 4, 4))
+    H = roots @ roots.transpose(0, 2, 1) / 4
+    b, w = rng.normal(size=(6, 4)), rng.normal(size=4)
+    return H, b, w
+
+
+def inputs(problem):
+    H, b, w = problem
+    return Quadratic(w), (torch.tensor(H), torch.tensor(b)), torch.zeros(6, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 6, None])
+@pytest.mark.parametrize("rho", [0.1, 1.0])
+def test_m_sharpness_of_a_quadratic(problem, m, rho):
+    H, b, w = problem
+    size = m or 6
+    expected = 0.0
+    for first in range(0, 6, size):
+        group = slice(first, first + size)
+        mean_H, mean_b = H[group].mean(axis=0), b[group].mean(axis=0)
+        expected += len(H[group]) / 6 * true_increase(mean_H, mean_H @ w + mean_b, rho)
+    net, x, y = inputs(problem)
+    found = measure.sharpness(net, values, x, y, rho=rho, m=m, steps=200, restarts=3)
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert found <= expected * (1 + 1e-12), "a search can only find less than the maximum"
+
+
+def test_a_minimum_is_not_flat(problem):
+    H, _, _ = problem
+    net = Quadratic(np.zeros(4))
+    x = torch.tensor(H), torch.zeros(6, 4, dtype=torch.float64)
+    y = torch.zeros(6, dtype=torch.float64)
+    top = np.linalg.eigvalsh(H.mean(axis=0))[-1]
+    found = measure.sharpness(net, values, x, y, rho=0.5, steps=100)
+    assert found == pytest.approx(0.5**2 * top / 2, rel=1e-3)
+    assert measure.sharpness(net, values, x, y, rho=0.5, restarts=0) == 0.0
+
+
+def test_more_steps_and_restarts_never_find_less_than_the_first_step(problem):
+    net, x, y = inputs(problem)
+    one = measure.sharpness(net, values, x, y, rho=0.3, m=2, steps=1, restarts=0)
+    many = measure.sharpness(net, values, x, y, rho=0.3, m=2, steps=50, restarts=2)
+    assert many >= one > 0
+
+
+def test_average_sharpness_of_a_quadratic(problem):
+    H, _, w = problem
+    net, x, y = inputs(problem)
+    mean, error = measure.average_sharpness(net, values, x, y, rho=0.3, draws=4000)
+    expected = 0.3**2 * np.trace(H.mean(axis=0)) / (2 * len(w))
+    assert abs(mean - expected) < 4 * error
+
+
+def test_top_eigenvalue_of_a_quadratic(problem):
+    H, _, _ = problem
+    net, x, y = inputs(problem)
+    expected = np.linalg.eigvalsh(H.mean(axis=0))[-1]
+    assert measure.top_eigenvalue(net, values, x, y) == pytest.approx(expected, rel=1e-8)
+
+
+def test_it_works_on_a_network_and_leaves_it_alone():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.GroupNorm(2, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    x, y = torch.randn(10, 3), torch.randint(2, (10,))
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+
+    def loss(outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    settings = dict(rho=0.1, steps=5)
+    by_m = [measure.sharpness(net, loss, x, y, m=m, **settings) for m in (1, 3, 10)]
+    assert by_m[0] > by_m[2] > 0, "single examples have more to gain than their mean"
+    assert measure.top_eigenvalue(net, loss, x, y) > 0
+    measure.average_sharpness(net, loss, x, y, rho=0.1, draws=3)
+    assert all((before[k] == v).all() for k, v in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert by_m == [measure.sharpness(net, loss, x, y, m=m, **settings) for m in (1, 3, 10)]
+
+
+def test_groups_in_parts_give_the_same(problem, monkeypatch):
+    net, x, y = inputs(problem)
+    whole = measure.sharpness(net, values, x, y, rho=0.3, m=1, restarts=0)
+    monkeypatch.setattr("samkit.measure.flatness.CHUNK", 8)
+    parts = measure.sharpness(net, values, x, y, rho=0.3, m=1, restarts=0)
+    assert parts == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rho": 0.0}, "positive radius"),
+        ({"m": 7}, "from 1 to 6"),
+        ({"m": 0}, "from 1 to 6"),
+        ({"steps": 0}, "at least 1 step"),
+    ],
+)
+def test_bad_settings(problem, changes, message):
+    net, x, y = inputs(problem)
+    with pytest.raises(ValueError, match=message):
+        measure.sharpness(net, values, x, y, **{"rho": 0.1, **changes})
+
+
+def test_batchnorm_in_train_mode_is_refused():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with pytest.raises(Undefined, match=r"call model\.eval\(\)"):
+        measure.sharpness(net, values, torch.randn(4, 3), torch.zeros(4), rho=0.1)

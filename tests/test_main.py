@@ -1,0 +1,92 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from samkit import records
+from samkit.__main__ import main
+from samkit.experiments import classify, fig07_relu_network
+
+NAME = "fig07_relu_network"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMKIT_RESULTS", str(tmp_path))
+    monkeypatch.delenv("SAMKIT_SCALE", raising=False)
+    return tmp_path
+
+
+def test_the_command_runs_records_and_skips():
+    command = [sys.executable, "-m", "samkit", "run", NAME, "--scale", "ci", "--seeds", "0"]
+    first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "[3/3] SAM rho=0.3 m=1, seed 0: kinks" in first
+    assert len(records.runs(NAME, "ci")) == 3
+    second = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "3 of 3 runs are recorded already" in second
+    assert len(records.runs(NAME, "ci")) == 3
+
+
+def test_interrupted_it_keeps_what_is_done(monkeypatch):
+    command = [sys.executable, "-m", "samkit", "run", NAME, "--scale", "laptop"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("[2/15]"):
+            os.kill(process.pid, signal.SIGINT)
+            break
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in error
+    assert len(records.runs(NAME, "laptop")) in (2, 3)
+
+
+def test_list_counts_what_is_recorded(monkeypatch, capsys):
+    monkeypatch.setitem(fig07_relu_network.STEPS, "ci", 50)
+    assert main(["run", NAME, "--seeds", "0"]) == 0
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert f"{NAME}: Figure 7" in said and "3 of   3 runs recorded" in said
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "fig99"], "no experiment 'fig99'; there are fig01_perturbations"),
+        (["run", NAME, "--scale", "huge"], "no scale 'huge'; there are ci, laptop, paper"),
+        (["run", NAME, "--jobs", "0"], "--jobs 0: pass a number of processes"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_seeds_are_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["run", NAME, "--seeds", "a"])
+    assert caught.value.code == 2 and "write numbers like 0,1,2" in capsys.readouterr().err
+
+
+def test_time_up_is_its_own_exit_code(capsys):
+    assert main(["run", NAME, "--budget-minutes", "0"]) == 3
+    assert "3 runs are left" in capsys.readouterr().out
+
+
+def test_old_records_can_be_dropped(monkeypatch, capsys):
+    monkeypatch.setitem(fig07_relu_network.STEPS, "ci", 50)
+    assert main(["run", NAME]) == 0
+    monkeypatch.setitem(fig07_relu_network.STEPS, "ci", 60)
+    assert main(["run", NAME]) == 2
+    assert "--drop-old" in capsys.readouterr().err
+    assert main(["run", NAME, "--drop-old"]) == 0
+    assert "3 old records removed" in capsys.readouterr().out
+    assert {r["config"]["steps"] for r in records.runs(NAME, "ci")} == {60}
+
+
+def test_paper_scale_without_a_gpu_says_what_it_would_cost(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(classify, "cost", lambda configs: 7200.0 * len(configs))
+    assert main(["run", "fig12_label_noise", "--scale", "paper", "--seeds", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "these 2 runs would take about 4.0 h" in error and "--cpu" in error

@@ -1,0 +1,315 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from samkit import msam_grad, nets
+from samkit.errors import Diverged, Undefined
+from samkit.training.fit import Recipe, cross_entropy, fit
+
+N, BATCH = 22, 5  # an incomplete last batch
+SHORT = {"epochs": 3, "batch_size": BATCH, "learning_rate": 0.2}
+
+
+@pytest.fixture
+def examples():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 6, generator=generator, dtype=torch.float64)
+    return x, torch.randint(3, (N,), generator=generator)
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nets.mlp(6, 8, 3).double()
+
+
+def weights(network):
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def gradient(network, x, y, decay):
+    """Of the mean loss with weight decay in it, as one vector."""
+    loss = F.cross_entropy(network(x), y) + decay / 2 * sum(
+        p.square().sum() for p in network.parameters()
+    )
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
+
+
+def put(network, w):
+    torch.nn.utils.vector_to_parameters(w, network.parameters())
+
+
+def by_the_formulas(recipe, x, y):
+    """The training loop as the docstring of Recipe has it, with one vector of weights."""
+    network = net()
+    w, velocity, step = weights(network), 0.0, 0
+    batches = N // BATCH
+    for epoch in range(recipe.epochs):
+        rule = recipe.at(epoch)
+        own, other, _, _ = np.random.SeedSequence([recipe.seed, epoch]).generate_state(4)
+        order, others = (
+            torch.randperm(N, generator=torch.Generator().manual_seed(int(s))) for s in (own, other)
+        )
+        for k in range(batches):
+            rows = order[k * BATCH : (k + 1) * BATCH]
+            if rule.method == "n-SAM":
+                at = (k - 1) % batches
+                source = order if rule.other_batch == "previous" else others
+                at = at if rule.other_batch == "previous" else k
+                groups = [source[at * BATCH : (at + 1) * BATCH]]
+            elif rule.method == "m-SAM":
+                groups = rows.split(rule.m)
+            else:
+                groups = [rows]
+            g = torch.zeros_like(w)
+            for group in groups:
+                put(network, w)
+                ascent = gradient(network, x[group], y[group], recipe.weight_decay)
+                length = rule.rho / ascent.norm() if rule.normalize else rule.rho
+                put(network, w + (0 if rule.method == "ERM" else length) * ascent)
+                inside = rows if rule.method == "n-SAM" else group
+                share = len(inside) / BATCH
+                g += share * gradient(network, x[inside], y[inside], recipe.weight_decay)
+            velocity = recipe.momentum * velocity + g
+            done = step / (recipe.epochs * batches)
+            rate = {
+                "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+                "piecewise": 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01,
+                "constant": 1.0,
+            }[recipe.schedule] * recipe.learning_rate
+            w, step = w - rate * velocity, step + 1
+    return w
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"schedule": "piecewise", "weight_decay": 0.1},
+        {"method": "SAM", "rho": 0.2, "weight_decay": 0.1},
+        {"method": "SAM", "rho": 0.2, "normalize": False, "schedule": "constant"},
+        {"method": "m-SAM", "rho": 0.2, "m": 2},
+        {"method": "m-SAM", "rho": 0.2, "m": 1, "normalize": False},
+        {"method": "m-SAM", "rho": 0.2, "m": 2, "weight_decay": 0.1},
+        {"method": "m-SAM", "rho": 0.2, "m": 5},
+        {"method": "n-SAM", "rho": 0.2},
+        {"method": "n-SAM", "rho": 0.2, "other_batch": "independent"},
+        {"switch": ((1, {"method": "m-SAM", "rho": 0.3, "m": 2}),)},
+        {
+            "method": "SAM",
+            "rho": 0.2,
+            "switch": ((2, {"method": "ERM", "rho": 0.0}), (1, {"rho": 0.4})),
+        },
+    ],
+)
+def test_it_is_the_loop_of_the_formulas(examples, settings):
+    recipe, network = Recipe(**SHORT, **settings, seed=3), net()
+    fit(network, recipe, examples)
+    torch.testing.assert_close(weights(network), by_the_formulas(recipe, *examples))
+
+
+def test_decay_in_the_step_alone_is_not_in_the_ascent(examples):
+    x, y = (part[:BATCH] for part in examples)
+    settings = {"rho": 0.3, "m": 1, "weight_decay": 0.1, "decay_in_ascent": False}
+    recipe = Recipe("m-SAM", **settings, epochs=1, batch_size=BATCH)
+    network, other = net(), net()
+    fit(network, recipe, (x, y))
+    before = weights(other)
+    msam_grad(other, cross_entropy, x, y, rho=0.3, m=1, method="loop")
+    g = torch.cat([p.grad.flatten() for p in other.parameters()])
+    torch.testing.assert_close(weights(network), before - 0.1 * (g + 0.1 * before))
+
+
+def test_random_perturbations_have_their_length_and_leave_no_trace(examples):
+    x, y = examples
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, z):
+            if self.training:
+                seen.append(weights(self.inner))
+            return self.inner(z)
+
+    network = Watched()
+    fit(network, Recipe("random", rho=0.5, epochs=1, batch_size=N), (x, y))
+    torch.testing.assert_close((seen[0] - weights(net())).norm().item(), 0.5)
+    assert len(seen) == 1
+    assert (weights(network) - weights(net())).norm() > 0
+
+
+def test_all_methods_see_the_same_batches(examples):
+    x, y = examples
+    orders = []
+    for method, more in (("ERM", {}), ("SAM", {"rho": 0.1}), ("m-SAM", {"rho": 0.1, "m": 5})):
+        rows = []
+
+        def noting(inputs, *, generator, rows=rows):
+            rows.append(inputs.clone())
+            return inputs
+
+        fit(net(), Recipe(method, **more, **SHORT), (x, y), augment=noting)
+        orders.append(torch.cat(rows))
+    assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
+
+
+def test_metrics_are_those_of_the_trained_network(examples):
+    x, y = examples
+    noisy = torch.arange(N) % 3 == 0
+    network = net()
+    found = fit(network, Recipe(**SHORT), (x, y), evaluate={"test": (x[:7], y[:7])}, noisy=noisy)
+    wrong = (network(x).argmax(1) != y).float()
+    last = {name: values[-1] for name, values in found.history.items()}
+    assert found.history["epoch"] == [1, 2, 3]
+    assert last["train_loss"] == pytest.approx(F.cross_entropy(network(x), y).item())
+    assert last["train_error"] == pytest.approx(wrong.mean().item())
+    assert last["train_clean_error"] == pytest.approx(wrong[~noisy].mean().item())
+    assert last["train_noisy_error"] == pytest.approx(wrong[noisy].mean().item())
+    assert last["test_error"] == pytest.approx(wrong[:7].mean().item())
+    some = fit(net(), Recipe(**SHORT), (x, y), evaluate_every=2).history
+    assert some["epoch"] == [2, 3]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"method": "random", "rho": 0.2},
+        {"method": "m-SAM", "rho": 0.2, "m": 2, "swa_from": 1},
+        {"switch": ((2, {"method": "SAM", "rho": 0.3}),)},
+    ],
+)
+def test_resumed_is_bit_for_bit_uninterrupted(tmp_path, settings):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 6, generator=generator)
+    y = torch.randint(3, (N,), generator=generator)
+
+    def make():
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Dropout(0.3)
+        return torch.nn.Sequential(*layers, torch.nn.Linear(8, 3))
+
+    def stop(epoch, _):
+        if epoch == 3:
+            raise Stop
+
+    recipe = Recipe(**{**SHORT, "epochs": 6}, **settings)
+    whole = make()
+    at_once = fit(whole, recipe, (x, y))
+    file = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        fit(make(), recipe, (x, y), checkpoint=file, progress=stop)
+    torch.manual_seed(99)
+    resumed = make()
+    with torch.no_grad():
+        for p in resumed.parameters():
+            p.zero_()
+    in_parts = fit(resumed, recipe, (x, y), checkpoint=file)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert at_once.history == in_parts.history
+    if recipe.swa_from is not None:
+        assert torch.equal(weights(at_once.averaged), weights(in_parts.averaged))
+    with pytest.raises(ValueError, match="checkpoint of another recipe"):
+        fit(make(), Recipe(**{**SHORT, "epochs": 7}, **settings), (x, y), checkpoint=file)
+
+
+def test_the_average_is_that_of_the_ends_of_epochs(examples):
+    ends = []
+    network = net()
+    found = fit(
+        network,
+        Recipe(**SHORT, swa_from=1),
+        examples,
+        progress=lambda *_: ends.append(weights(network)),
+    )
+    torch.testing.assert_close(weights(found.averaged), (ends[1] + ends[2]) / 2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "SAM", "rho": 0.1}])
+def test_divergence_names_the_step_and_keeps_the_checkpoint(tmp_path, examples, settings):
+    x, y = examples
+    file = tmp_path / "checkpoint.pt"
+    calls = []
+
+    def poison(inputs, *, generator):
+        calls.append(1)
+        return inputs * math.nan if len(calls) == 11 else inputs
+
+    recipe = Recipe(**SHORT, **settings)
+    network = net()
+    with pytest.raises(Diverged, match=r"in step 10 \(epoch 2.*Lower rho.*an earlier") as caught:
+        fit(network, recipe, (x, y), checkpoint=file, checkpoint_every=1, augment=poison)
+    assert caught.value.step == 10
+    assert caught.value.history["epoch"] == [1, 2]
+    again = net()
+    fit(again, recipe, (x, y), checkpoint=file)  # goes on after epoch 2, without the poison
+    whole = net()
+    fit(whole, recipe, (x, y))
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_a_huge_learning_rate_diverges_with_a_clear_error(examples):
+    with pytest.raises(Diverged, match="Lower rho or the learning rate"):
+        fit(net(), Recipe(**{**SHORT, "learning_rate": 1e200, "epochs": 20}), examples)
+
+
+def test_batchnorm_is_refused_under_small_m_and_trained_otherwise():
+    x, y = torch.randn(8, 3, 8, 8), torch.arange(8) % 2
+    make = lambda: nets.resnet("tiny", width=2, classes=2)  # noqa: E731
+    recipe = {"epochs": 1, "batch_size": 4, "learning_rate": 0.01}
+    with pytest.raises(Undefined, match="BatchNorm"):
+        fit(make(), Recipe("m-SAM", rho=0.1, m=2, **recipe), (x, y))
+    network = make()
+    fit(network, Recipe("SAM", rho=0.1, **recipe), (x, y))
+    counts = {b.item() for n, b in network.named_buffers() if n.endswith("num_batches_tracked")}
+    assert counts == {2}  # one a step
+
+
+def test_global_random_numbers_and_modes_are_put_back(examples):
+    network = net()
+    network[1].eval()
+    torch.manual_seed(5)
+    fit(network, Recipe("random", rho=0.1, **SHORT), examples)
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(3))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"method": "sam"}, "method='sam': pass one of ERM, random"),
+        ({"schedule": "linear"}, "schedule='linear': pass one of"),
+        ({"other_batch": "next"}, "other_batch='next': pass one of"),
+        ({"rho": 0.1}, "for ERM none"),
+        ({"method": "SAM", "rho": math.nan}, "finite radius"),
+        ({"method": "m-SAM", "rho": 0.1}, "the size of a group belongs to m-SAM"),
+        ({"method": "SAM", "rho": 0.1, "m": 4}, "only to m-SAM"),
+        ({"method": "m-SAM", "rho": 0.1, "m": 0}, "from 1 to 128"),
+        ({"method": "m-SAM", "rho": 0.1, "m": 129}, "from 1 to 128"),
+        ({"method": "random", "rho": 0.1, "ascent_steps": 2}, "for SAM and n-SAM"),
+        ({"method": "SAM", "rho": 0.1, "ascent_steps": 0}, "1 or more"),
+        ({"epochs": 0}, "must be positive"),
+        ({"weight_decay": -1.0}, "at least 0"),
+        ({"switch": ((1, {"epochs": 3}),)}, "cannot be switched"),
+        ({"switch": ((101, {"method": "SAM", "rho": 0.1}),)}, "switch at epoch 101 of 100"),
+        ({"switch": ((1, {"method": "m-SAM", "rho": 0.1}),)}, "the size of a group"),
+    ],
+)
+def test_bad_recipes_say_what_to_do(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**settings)
+
+
+def test_a_batch_larger_than_the_data_is_refused(examples):
+    with pytest.raises(ValueError, match="batch_size=128 with 22 inputs"):
+        fit(net(), Recipe(), examples)
