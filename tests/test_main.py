@@ -31,7 +31,14 @@ def test_the_command_runs_records_and_skips():
 
 def test_interrupted_it_keeps_what_is_done(monkeypatch):
     command = [sys.executable, "-m", "samkit", "run", NAME, "--scale", "laptop"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background jobs ignore Ctrl-C, and so would their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     for line in process.stdout:
         if line.startswith("[2/15]"):
             os.kill(process.pid, signal.SIGINT)
