@@ -1,4 +1,4 @@
-"""Figure 12: wrong labels. The test error falls and rises again, under SAM too, but lower."""
+"""Figure 12: wrong labels. The test error falls and rises again, under SAM too."""
 
 from __future__ import annotations
 
