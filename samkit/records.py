@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,26 @@ def append(
                 "before is unharmed. Free some space and run again",
             ) from error
     return record
+
+
+def provenance(found: Sequence[Mapping[str, Any]]) -> str:
+    """Where recorded runs come from, in a few lines: how many, seeds, when, on what, which data.
+
+    Raises ValueError where there are none.
+    """
+    if not found:
+        raise ValueError("no runs are recorded: python -m samkit run EXPERIMENT records some")
+    seeds = sorted({record["seed"] for record in found})
+    dates = sorted({record["date"][:10] for record in found})
+    lines = [f"{len(found)} recorded runs, seeds {', '.join(map(str, seeds))}"]
+    lines.append(f"on {' to '.join(dict.fromkeys((dates[0], dates[-1])))}")
+    for name in ("hardware", "data"):
+        lines += sorted({f"{name}: {record[name]}" for record in found})
+    shown = ("samkit", "torch", "numpy")
+    lines += sorted(
+        {", ".join(f"{k} {r['versions'][k]}" for k in shown if k in r["versions"]) for r in found}
+    )
+    return "\n".join(lines)
 
 
 def keep(experiment: str, scale: str, hashes: Container[str]) -> int:

@@ -9,6 +9,7 @@ carries one out and returns its metrics, ``summary(records)`` makes the table th
 ``fig07_relu_network``      one hidden layer in 1D: what SAM's function looks like Figure 7
 ``fig08_fine_tuning``       ERM then SAM, SAM then ERM, switching at any epoch     Figures 8 to 10
 ``fig12_label_noise``       wrong labels: the U-shape, early stopping              Figure 12
+``small_resnet``            the same on images, with GroupNorm and BatchNorm       Figures 1-3, 9
 ==========================  =====================================================  ===============
 
 - :mod:`~samkit.experiments.classify`: the run that all but Figure 7 share
@@ -31,6 +32,7 @@ NAMES = (
     "fig07_relu_network",
     "fig08_fine_tuning",
     "fig12_label_noise",
+    "small_resnet",
 )
 SCALES = ("ci", "laptop", "paper")
 #: seeds that a scale runs unless told otherwise
@@ -69,3 +71,25 @@ def recorded(name: str, scale: str) -> list[dict]:
             f"--scale {scale} --drop-old"
         )
     return found
+
+
+def runs(name: str, scale_name: str | None = None) -> list[dict]:
+    """All runs of an experiment at a scale: those recorded, and the others carried out now.
+
+    What is carried out here is not recorded (``python -m samkit run`` does that), which suits the
+    scale ``ci``. Each is a record's "config", "seed" and "metrics".
+    """
+    from samkit import records
+
+    chosen = scale(scale_name)
+    found = {record["hash"]: record for record in recorded(name, chosen)}
+    experiment = load(name)
+    result = []
+    for config in experiment.configs(chosen, SEEDS[chosen]):
+        record = found.get(records.config_hash(config))
+        if record is None:
+            plain = records.plain(config)
+            metrics = records.plain(experiment.run(config))
+            record = {"config": plain, "seed": plain["seed"], "metrics": metrics}
+        result.append(record)
+    return result

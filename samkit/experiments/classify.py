@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from samkit import data, measure, nets
 from samkit.errors import Diverged
@@ -32,7 +34,9 @@ SHAPES = {
 class Config:
     """A run: ``recipes`` one after the other, each with a learning rate schedule of its own.
 
-    data: a name of :func:`samkit.data.load`; "cifar10:5000" for a part of the training set.
+    data: a name of :func:`samkit.data.load`; "cifar10:4000" for the first 4000 training examples,
+    "cifar10:4000@16" for these as images of 16 x 16 pixels. Colour images of full size are
+    cropped and flipped at random in training, smaller ones are taken as they are.
     net: "mlp 40 256 256 10", or "resnet DEPTH WIDTH NORM" such as "resnet 18 64 batch".
     noise: the share of training labels replaced by other ones, in the way of ``noise_kind``.
     seed: of the start, the batches and the noise; recipes get theirs from it.
@@ -99,11 +103,13 @@ def run(
         sets = sets | {"train": (x, torch.from_numpy(labels))}
         noisy = torch.from_numpy(wrong)
     augment = None
-    if sets["train"][0].shape[1] == 3:  # colour images; house numbers are not mirrored
+    if sets["train"][0].shape[1:] == (3, 32, 32):  # house numbers are not mirrored
         augment = partial(data.crop_and_flip, flip=not config.data.startswith("svhn"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = build(config.net, config.seed).to(device)
     evaluated = {name: part for name, part in sets.items() if name != "train"}
+    # a small training set is not held up by large ones to evaluate
+    every = max(1, sum(len(y) for _, y in evaluated.values()) // len(sets["train"][1]))
 
     history: dict[str, list[float]] = {}
     ends: list[dict[str, Tensor]] = []
@@ -122,6 +128,7 @@ def run(
                 evaluate=evaluated,
                 noisy=noisy,
                 augment=augment,
+                evaluate_every=every,
                 checkpoint=checkpoint and checkpoint.with_name(f"{checkpoint.name}.{stage}.pt"),
                 progress=report,
             ).history
@@ -196,12 +203,20 @@ class Examples:
     copy: str
 
 
+def parsed(name: str) -> tuple[str, int | None, int | None]:
+    """Of "cifar10:4000@16" the data set, the number of training examples, and the pixels a side."""
+    found = re.fullmatch(r"(\w+)(?::(\d+))?(?:@(\d+))?", name)
+    if not found:
+        raise ValueError(f"data={name!r}: write 'cifar10', 'cifar10:4000' or 'cifar10:4000@16'")
+    return found[1], *(int(part) if part else None for part in found.groups()[1:])
+
+
 @cache
 def examples(name: str) -> Examples:
-    """The data set of that name; "cifar10:5000" has only the first 5000 training examples."""
-    name, _, size = name.partition(":")
+    """The data set of that name, a part of it, and smaller images: see :class:`Config`."""
+    name, size, side = parsed(name)
     found = data.load(name)
-    rows = slice(int(size) if size else None)
+    rows = slice(size)
     parts = {
         "train": (found.x[rows], found.y[rows]),
         "validation": (found.x_validation, found.y_validation),
@@ -212,6 +227,8 @@ def examples(name: str) -> Examples:
         digest.update(np.ascontiguousarray(x))
         digest.update(np.ascontiguousarray(y))
     sets = {name: (torch.tensor(x), torch.tensor(y)) for name, (x, y) in parts.items()}
+    if side:
+        sets = {name: (adaptive_avg_pool2d(x, side), y) for name, (x, y) in sets.items()}
     return Examples(sets, found.classes, f"{found.source}, sha256 {digest.hexdigest()[:16]}")
 
 
@@ -224,9 +241,9 @@ def cost(configs: Sequence[Config]) -> float:
     total = 0.0
     for config in configs:
         key = (config.data, config.net)
-        name, _, size = config.data.partition(":")
+        name, size, side = parsed(config.data)
         shape, n = SHAPES[name]
-        n = int(size) if size else n
+        shape, n = (*shape[:-2], side, side) if side else shape, size or n
         if key not in seconds:
             net = build(config.net, 0)
             x = torch.rand(config.recipes[0].batch_size, *shape)

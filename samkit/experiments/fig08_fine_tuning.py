@@ -54,16 +54,19 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
 def setting(config: dict) -> dict:
     """The two methods in words, and the epoch of a switch within one training."""
     recipes = config["recipes"]
-    parts = [_name(recipe) for recipe in recipes]
+    parts = [name(recipe) for recipe in recipes]
     at = None
     if recipes[0]["switch"]:
         ((at, changes),) = recipes[0]["switch"]
-        parts.append(_name(recipes[0] | changes))
+        parts.append(name(recipes[0] | changes))
     return {"run": " -> ".join(parts), "switch": at}
 
 
-def _name(recipe: dict) -> str:
-    return "ERM" if recipe["method"] == "ERM" else f"{recipe['m']}-SAM"
+def name(recipe: dict) -> str:
+    """The method of a recipe in a word: ERM, random, n-SAM, or such as 16-SAM."""
+    if recipe["method"] in ("ERM", "random", "n-SAM"):
+        return recipe["method"]
+    return f"{recipe['m'] or recipe['batch_size']}-SAM"
 
 
 def summary(records: Sequence[dict]) -> list[dict]:

@@ -1,4 +1,7 @@
-"""From records to a table: one row for each setting, means over seeds with 95 % intervals."""
+"""From records to a table: one row for each setting, means over seeds with 95 % intervals.
+
+``by_setting`` makes the rows, ``text`` prints them, ``paired`` compares two settings.
+"""
 
 from __future__ import annotations
 
@@ -61,3 +64,56 @@ def by_setting(
                 row[f"{name} - base"], row[f"{name} - base +-"] = interval(paired)
         rows.append(row)
     return rows
+
+
+def text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], digits: int = 3) -> str:
+    """Rows as lines of aligned columns; a number with an interval as "0.258 +- 0.006".
+
+    A row without a column's entry (its runs diverged), or with None, shows "-".
+    """
+    lines = [list(columns)] + [[_cell(row, name, digits) for name in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(row: Mapping[str, Any], name: str, digits: int) -> str:
+    value = row.get(name)
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    half = row.get(f"{name} +-")
+    if half is None:
+        return f"{value:g}"
+    spread = "" if np.isnan(half) else f" +- {half:.{digits}f}"
+    return f"{value:.{digits}f}{spread}"
+
+
+def paired(
+    records: Sequence[Mapping[str, Any]],
+    measure: Callable[[Mapping[str, Any]], float | None],
+    a: Callable[[Mapping[str, Any]], bool],
+    b: Callable[[Mapping[str, Any]], bool],
+) -> tuple[float, float]:
+    """95 % interval of the mean over seeds of measure(metrics) under a minus that under b.
+
+    ``a`` and ``b`` each pick, by the config, one run per seed. Raises ValueError if they pick two,
+    or have fewer than two seeds in common.
+    """
+    sides: list[dict[int, float]] = []
+    for pick in (a, b):
+        found: dict[int, float] = {}
+        for record in records:
+            if pick(record["config"]) and (value := measure(record["metrics"])) is not None:
+                if record["seed"] in found:
+                    raise ValueError(f"two runs of seed {record['seed']} are picked: pick one")
+                found[record["seed"]] = value
+        sides.append(found)
+    common = sorted(set(sides[0]) & set(sides[1]))
+    if len(common) < 2:
+        raise ValueError(f"a comparison needs two seeds that both sides have; found {common}")
+    mean, half = interval([sides[0][seed] - sides[1][seed] for seed in common])
+    return mean - half, mean + half

@@ -23,7 +23,8 @@ from samkit.msam import msam_grad
 from samkit.msam.batch import LossFn
 from samkit.optim import SAM
 
-METHODS = ("ERM", "random", "n-SAM", "SAM", "m-SAM")
+METHODS = ("ERM", "random", "n-SAM", "SAM", "m-SAM", "group-SAM")
+GROUPED = ("m-SAM", "group-SAM")
 SCHEDULES = ("cosine", "piecewise", "constant")
 OTHER_BATCHES = ("previous", "independent")
 #: what a switch may change
@@ -46,6 +47,8 @@ class Recipe:
     - ``random``: at w + delta, uniform on the sphere of radius rho.
     - ``SAM``: at w + delta, g the batch's own gradient: m is the batch size.
     - ``m-SAM``: for each group of m consecutive examples at w + its own delta, averaged.
+    - ``group-SAM``: the same, but every group passes the network by itself, so that BatchNorm takes
+      its own statistics for each, as in the authors' code. Without BatchNorm only slower.
     - ``n-SAM``: at w + delta, g the gradient of another batch: the previous one of the epoch, as
       in the authors' code (the first step takes the epoch's last one), or with
       ``other_batch="independent"`` one drawn on its own.
@@ -95,10 +98,10 @@ class Recipe:
             self.rho == 0
         ):
             raise ValueError(f"rho={self.rho}: pass a finite radius >= 0, and for ERM none")
-        if (self.method == "m-SAM") != (self.m is not None):
+        if (self.method in GROUPED) != (self.m is not None):
             raise ValueError(
-                f"m={self.m}: the size of a group belongs to m-SAM, and only to m-SAM; SAM's is "
-                "the batch size"
+                f"m={self.m}: the size of a group belongs to m-SAM and group-SAM, and only to "
+                "them; SAM's is the batch size"
             )
         if self.m is not None and (int(self.m) != self.m or not 1 <= self.m <= self.batch_size):
             raise ValueError(f"m={self.m}: pass a whole number from 1 to {self.batch_size}")
@@ -192,7 +195,8 @@ def fit(
 
     Raises ValueError for a batch larger than the data or a checkpoint of another recipe;
     :class:`~samkit.errors.Diverged` that names the step when a loss or gradient is inf or nan: the
-    checkpoint stays that of an epoch before; Undefined for m-SAM under BatchNorm in train mode.
+    checkpoint stays that of an epoch before; Undefined for m-SAM under BatchNorm in train mode
+    (group-SAM allows it).
     Source: Sections 2 to 4 of the paper.
     """
     if not 1 <= recipe.batch_size <= len(train[1]) or len(train[0]) != len(train[1]):
@@ -308,7 +312,7 @@ class _Run:
 
     def _stepper(self, rule: Recipe) -> Callable[[Examples, Examples | None], Tensor]:
         """The step of the method: (batch, another batch for n-SAM) -> loss at w."""
-        if rule.method == "m-SAM":
+        if rule.method in GROUPED:
             return lambda batch, _: self._msam_step(rule, batch)
         if rule.method == "ERM":
 
@@ -358,6 +362,8 @@ class _Run:
         self.sgd.zero_grad()
         x, y = batch
         arguments = {"rho": rule.rho, "m": rule.m, "normalize": rule.normalize}
+        if rule.method == "group-SAM":
+            self.msam_method = "loop"
         with self._autocast():
             if self.msam_method == "ghost":
                 try:
