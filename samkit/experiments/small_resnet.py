@@ -1,4 +1,4 @@
-"""Figures 1 to 3 and 9 on images: a small ResNet and 2000 images of CIFAR-10, on a CPU.
+"""Figures 1 to 3 and 9 on images: a small ResNet and 1000 images of CIFAR-10, on a CPU.
 
 What an MLP on MNIST-1D shows in fig01, fig02 and fig08, here with convolutions, with GroupNorm and
 with BatchNorm. The images are reduced to 16 x 16 pixels and not augmented, so that the network
@@ -16,7 +16,7 @@ from samkit.experiments.fig08_fine_tuning import name
 from samkit.experiments.table import by_setting
 from samkit.training.fit import Recipe
 
-DATA = "cifar10:2000@16"
+DATA = "cifar10:1000@16"
 EPOCHS, MORE = 60, 30
 RADII = (0.1, 0.3)
 #: (rho, m) with GroupNorm beside m = 128; with BatchNorm a group needs enough examples of its own
@@ -52,7 +52,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     return [
         Config(
             DATA,
-            f"resnet tiny 8 {norm}",
+            f"resnet tiny 16 {norm}",
             tuple(replace(r, seed=1000 * k + seed) for k, r in enumerate(recipes)),
             seed=seed,
         )
