@@ -33,9 +33,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     erm = Recipe(epochs=EPOCHS, weight_decay=5e-4, decay_in_ascent=False)
     sam = replace(erm, method="m-SAM", rho=0.1, m=16)
     over_radii = [
-        replace(erm, method=method, rho=rho)
-        for method in ("random", "n-SAM", "SAM")
-        for rho in RADII
+        replace(erm, method=method, rho=rho) for method, radii in RADII.items() for rho in radii
     ]
     group_norm = [
         (erm,),
