@@ -1,9 +1,5 @@
 """Every figure in a real browser: controls by mouse and keyboard, presets, address, phone."""
 
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -12,19 +8,10 @@ from tools import browser
 from tools import interactive as outside
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("figures")
-    outside.write_site(folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+def site():
+    with outside.serving() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -182,17 +169,14 @@ def test_the_start_can_be_dragged(tab, site):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(chromium, tmp_path, theme):
-    outside.write_site(tmp_path, theme=theme)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+def test_axe_finds_nothing(chromium, theme):
+    with outside.serving(theme=theme) as address:
         page = chromium.new_page()
-        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.goto(address)
         for name in interactive.NAMES:
             page.wait_for_selector(f"#{name}[data-mounted]")
         assert browser.accessibility_faults(page) == []
         page.close()
-        server.shutdown()
 
 
 def test_without_scripts_the_picture_is_there(chromium, site):
