@@ -94,6 +94,6 @@ def test_old_records_can_be_dropped(monkeypatch, capsys):
 def test_paper_scale_without_a_gpu_says_what_it_would_cost(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(classify, "cost", lambda configs: 7200.0 * len(configs))
-    assert main(["run", "fig12_label_noise", "--scale", "paper", "--seeds", "0"]) == 2
+    assert main(["run", "fig01_perturbations", "--scale", "paper", "--seeds", "0"]) == 2
     error = capsys.readouterr().err
-    assert "these 2 runs would take about 4.0 h" in error and "--cpu" in error
+    assert "these 16 runs would take about 32.0 h" in error and "--cpu" in error

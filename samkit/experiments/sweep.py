@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from threading import Lock
 from typing import Any
 
 from samkit import experiments, records
@@ -43,16 +44,19 @@ def sweep(
     jobs: int = 1,
     say: Callable[[str], object] = print,
 ) -> Outcome:
-    """Runs what is not recorded yet, in ``jobs`` processes, and records it.
+    """Runs what is not recorded yet, ``jobs`` at a time (-1: as many as there are), and records it.
 
-    Within ``joblib.parallel_config(backend=...)`` the runs go to that backend, such as a Dask or
-    Ray cluster. With a budget no run is begun that would not end in time, judging by the runs
-    before; a run that is still going then stops at the end of its epoch, and resumes from there
-    the next time. Every process takes one thread, except at scale "paper".
+    The runs go to processes of this machine, or within ``joblib.parallel_config(backend=...)`` to
+    that backend, such as a Dask or Ray cluster whose workers have one thread each. This process
+    writes all records; checkpoints are written where a run is, to the same path. With a budget no
+    run is begun that would not end in time, judging by the runs before; a run that is still going
+    then stops at the end of its epoch, and resumes from there the next time. Every process takes
+    one thread for its computations, except at scale "paper".
 
-    Raises ValueError for unknown names and for records of other settings.
+    Raises ValueError for unknown names, for records of other settings, and for two runs at once in
+    one process.
     """
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, effective_n_jobs
 
     experiment = experiments.load(name)
     scale = experiments.scale(scale)
@@ -74,9 +78,11 @@ def sweep(
                 return
             yield config
 
+    jobs = effective_n_jobs(-1) if jobs == -1 else jobs
     threads = 1 if scale != "paper" else max(1, (os.cpu_count() or 1) // jobs)
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=jobs)
-    for config, metrics, seconds in parallel(
+    # one by one, so that each is recorded when it is done
+    one_by_one = {"return_as": "generator_unordered", "pre_dispatch": jobs, "batch_size": 1}
+    for config, metrics, seconds, place in Parallel(n_jobs=jobs, **one_by_one)(
         delayed(_one)(name, config, checkpoint(name, scale, config), deadline, threads)
         for config in in_time()
     ):
@@ -84,7 +90,7 @@ def sweep(
             say(f"time is up: {describe(config)} goes on from its checkpoint next time")
             continue
         data = metrics.pop("data")
-        records.append(name, scale, config, metrics, seconds=seconds, data=data)
+        records.append(name, scale, config, metrics, seconds=seconds, data=data, place=place)
         for file in checkpoint(name, scale, config).parent.glob(
             f"{checkpoint(name, scale, config).name}.*"
         ):
@@ -102,12 +108,20 @@ def sweep(
     return outcome
 
 
+_alone = Lock()
+
+
 def _one(
     name: str, config: Any, checkpoint: Path, deadline: float | None, threads: int
-) -> tuple[Any, dict | None, float]:
-    """One run in a worker: (config, its metrics or None when time was up, seconds)."""
+) -> tuple[Any, dict | None, float, dict]:
+    """One run in a worker: (config, its metrics or None when time was up, seconds, place)."""
     import torch
 
+    if not _alone.acquire(blocking=False):
+        raise ValueError(
+            "two runs in one process would mix up their random numbers: give every worker one "
+            "thread (dask worker --nthreads 1)"
+        )
     torch.set_num_threads(threads)
     started = time.time()
 
@@ -118,8 +132,10 @@ def _one(
     try:
         metrics = experiments.load(name).run(config, checkpoint=checkpoint, progress=progress)
     except OutOfTime:
-        return config, None, time.time() - started
-    return config, metrics, time.time() - started
+        metrics = None
+    finally:
+        _alone.release()
+    return config, metrics, time.time() - started, records.environment()
 
 
 def checkpoint(name: str, scale: str, config: Any) -> Path:
