@@ -1,4 +1,8 @@
-"""``python -m samkit list`` and ``python -m samkit run EXPERIMENT``: the experiments, recorded."""
+"""``python -m samkit list`` and ``python -m samkit run EXPERIMENT``: the experiments, recorded.
+
+Many runs at a time: ``--jobs`` on this machine, ``--dask`` on a cluster. One run on several GPUs:
+``torchrun --nproc-per-node 2 -m samkit run EXPERIMENT --scale paper``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "list":
             _list()
             return 0
-        return _run(options)
+        return _run_by_all(options)
     except (ValueError, ImportError, OSError) as error:
         print(f"samkit: {error}", file=sys.stderr)
         return 2
@@ -68,6 +72,20 @@ def _list() -> None:
             hashes = {record["hash"] for record in found}
             have = sum(records.config_hash(config) in hashes for config in wanted)
             print(f"  {scale:7}{have:4} of {len(wanted):3} runs recorded")
+
+
+def _run_by_all(options: argparse.Namespace) -> int:
+    """The first process leads; those that torchrun has started beside it share its runs."""
+    from samkit.experiments.sweep import dismiss, follow
+    from samkit.training.ranks import joined
+
+    with joined() as here:
+        if here.index > 0:
+            follow()
+            return 0
+        code = _run(options)
+        dismiss()
+        return code
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,10 @@ from statistics import mean
 from threading import Lock
 from typing import Any
 
+import torch
+
 from samkit import experiments, records
+from samkit.training.ranks import Ranks
 
 
 class OutOfTime(Exception):
@@ -53,10 +55,13 @@ def sweep(
     then stops at the end of its epoch, and resumes from there the next time. Every process takes
     one thread for its computations, except at scale "paper".
 
+    Where torchrun has started several processes, all of them share every run: the first calls this,
+    the others :func:`follow` it.
+
     Raises ValueError for unknown names, for records of other settings, and for two runs at once in
     one process.
     """
-    from joblib import Parallel, delayed, effective_n_jobs
+    from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 
     experiment = experiments.load(name)
     scale = experiments.scale(scale)
@@ -79,11 +84,14 @@ def sweep(
             yield config
 
     jobs = effective_n_jobs(-1) if jobs == -1 else jobs
-    threads = 1 if scale != "paper" else max(1, (os.cpu_count() or 1) // jobs)
+    processes = Ranks.here().count
+    if processes > 1 and jobs > 1:
+        raise ValueError(f"{processes} processes share each run: take one at a time, not {jobs}")
+    threads = 1 if scale != "paper" else max(1, cpu_count() // (jobs * processes))
     # one by one, so that each is recorded when it is done
     one_by_one = {"return_as": "generator_unordered", "pre_dispatch": jobs, "batch_size": 1}
     for config, metrics, seconds, place in Parallel(n_jobs=jobs, **one_by_one)(
-        delayed(_one)(name, config, checkpoint(name, scale, config), deadline, threads)
+        delayed(_all)(name, config, checkpoint(name, scale, config), deadline, threads)
         for config in in_time()
     ):
         if metrics is None:
@@ -108,6 +116,26 @@ def sweep(
     return outcome
 
 
+def _all(*task: Any) -> tuple[Any, dict | None, float, dict]:
+    """One run, shared by all processes that torchrun has started."""
+    ranks = Ranks.here()
+    config, metrics, seconds, place = _one(*ranks.from_first(task))
+    if ranks.count > 1:
+        place["hardware"] = f"{ranks.count} processes, the first on {place['hardware']}"
+    return config, metrics, seconds, place
+
+
+def follow() -> None:
+    """Every process but the first: its share of each run, until the first one is done."""
+    while (task := Ranks.here().from_first(None)) is not None:
+        _one(*task)
+
+
+def dismiss() -> None:
+    """The first process, when it is done: the others need not follow any more."""
+    Ranks.here().from_first(None)
+
+
 _alone = Lock()
 
 
@@ -115,8 +143,6 @@ def _one(
     name: str, config: Any, checkpoint: Path, deadline: float | None, threads: int
 ) -> tuple[Any, dict | None, float, dict]:
     """One run in a worker: (config, its metrics or None when time was up, seconds, place)."""
-    import torch
-
     if not _alone.acquire(blocking=False):
         raise ValueError(
             "two runs in one process would mix up their random numbers: give every worker one "
