@@ -63,10 +63,9 @@ class Recipe:
     learning rate is constant, falls by a ``cosine`` to zero step by step, or is divided by 10 at
     50 % and at 75 % (``piecewise``). ``weight_decay`` adds weight_decay ||w||^2 / 2 to the loss, so
     it is in the ascent as well; with ``decay_in_ascent=False`` it is the optimizer's own, in the
-    step alone, which is what the fast path of m-SAM can do. ``switch=((50, {"method": "SAM",
-    "rho": 0.1}),)`` changes those entries from epoch 50 on (epochs count from 0); schedule and
-    momentum go on. ``swa_from``: average the weights at the end of each epoch from this one on.
-    An incomplete last batch of an epoch is left out.
+    step alone. ``switch=((50, {"method": "SAM", "rho": 0.1}),)`` changes those entries from epoch
+    50 on (epochs count from 0); schedule and momentum go on. ``swa_from``: average the weights at
+    the end of each epoch from this one on. An incomplete last batch of an epoch is left out.
 
     Everything random follows from ``seed`` and the epoch, so that all methods see the same batches.
     Raises ValueError, before anything is trained. Source: Sections 2 to 4 of the paper and the
@@ -424,22 +423,16 @@ class _Run:
     def _msam_grad(self, rule: Recipe, batch: Examples) -> Tensor:
         x, y = batch
         arguments = {"rho": rule.rho, "m": rule.m, "normalize": rule.normalize}
+        arguments["weight_decay"] = self.decay
         if rule.method == "group-SAM":
             self.msam_method = "loop"
         with self._autocast():
             if self.msam_method == "ghost":
                 try:
-                    return msam_grad(self.net, self._loss, x, y, **arguments, method="ghost")
+                    return msam_grad(self.net, self.loss_fn, x, y, **arguments, method="ghost")
                 except Unsupported:
                     self.msam_method = "loop"
-            return msam_grad(self.net, self._loss, x, y, **arguments, method="loop")
-
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """One loss per example; weight decay in it is seen by the loop alone."""
-        losses = self.loss_fn(outputs, targets)
-        if not self.decay:
-            return losses
-        return losses + 0.5 * self.decay * sum(p.square().sum() for p in self.params)
+            return msam_grad(self.net, self.loss_fn, x, y, **arguments, method="loop")
 
     @property
     def _cuda(self) -> bool:

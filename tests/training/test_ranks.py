@@ -24,7 +24,7 @@ RECIPES = {
     "m-SAM, m=2": Recipe("m-SAM", rho=0.2, m=2, **SHORT, weight_decay=0.1),
     "m-SAM, m=3, the loop": Recipe("m-SAM", rho=0.2, m=3, **SHORT),
     "m-SAM, m of the share": Recipe("m-SAM", rho=0.2, m=6, **SHORT),
-    "m-SAM, m of the batch": Recipe("m-SAM", rho=0.2, m=12, **SHORT),
+    "m-SAM, m of the batch": Recipe("m-SAM", rho=0.2, m=12, **SHORT, weight_decay=0.1),
     "a switch": Recipe(**SHORT, switch=((1, {"method": "m-SAM", "rho": 0.2, "m": 3}),)),
 }
 
