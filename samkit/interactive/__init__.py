@@ -8,6 +8,7 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 
 ===================  ==========================================================================
 ``m-dial``           two weights, eight examples, a perturbation for every m of them
+``entropy``          the hyperbolic entropy of two coefficients, and the solution that has least
 ===================  ==========================================================================
 
 Needs anywidget (the extra ``interactive``) in a notebook, nothing in a page.
@@ -23,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-NAMES = ("m-dial",)
+NAMES = ("m-dial", "entropy")
 ESM = Path(__file__).parent / "esm"
 PICTURES = Path(__file__).parent / "pictures"
 
