@@ -64,33 +64,35 @@ export function quadraticMaximum(g, H, rho) {
   return { increase, delta: [e * best[0] - f * best[1], f * best[0] + e * best[1]] };
 }
 
-const ANGLES = 180;
-const RINGS = 20;
+const ANGLES = 72;
 
-/** The same for any landscape: the best of a grid on discs, then uphill from it within the ball. */
-export function searchedMaximum(landscape, center, rho) {
-  const at = (delta) => value(landscape, [center[0] + delta[0], center[1] + delta[1]]);
-  let [best, top] = [[0, 0], at([0, 0])];
-  for (let ring = 1; ring <= RINGS; ring++) {
-    for (let k = 0; k < ANGLES; k++) {
-      const [r, turn] = [(rho * ring) / RINGS, (2 * Math.PI * k) / ANGLES];
-      const delta = [r * Math.cos(turn), r * Math.sin(turn)];
-      const found = at(delta);
-      if (found > top) [best, top] = [delta, found];
+/**
+ * The same for a landscape with ripples. Where H_22 > 0 the loss bends upwards along w_2, so that
+ * no maximum lies inside the ball: the best of all peaks on its edge, each between two angles of
+ * a grid, where the slope along the edge changes its sign.
+ */
+export function edgeMaximum(landscape, center, rho) {
+  const point = (turn) => [center[0] + rho * Math.cos(turn), center[1] + rho * Math.sin(turn)];
+  const slope = (turn) => {
+    const [a, b] = gradient(landscape, point(turn));
+    return b * Math.cos(turn) - a * Math.sin(turn);
+  };
+  const grid = Array.from({ length: ANGLES + 1 }, (_, k) => (2 * Math.PI * k) / ANGLES);
+  const slopes = grid.map(slope);
+  let [best, top] = [0, -Infinity];
+  for (let k = 0; k < ANGLES; k++) {
+    if (!(slopes[k] >= 0 && slopes[k + 1] < 0)) continue;
+    let [before, after] = [grid[k], grid[k + 1]];
+    for (let half = 0; half < 50; half++) {
+      const middle = (before + after) / 2;
+      if (slope(middle) >= 0) before = middle;
+      else after = middle;
     }
+    const found = value(landscape, point(before));
+    if (found > top) [best, top] = [before, found];
   }
-  for (let size = rho / RINGS; size > 1e-9 * rho; ) {
-    const slope = gradient(landscape, [center[0] + best[0], center[1] + best[1]]);
-    const long = Math.hypot(...slope);
-    const next = long > 0 ? inBall([0, 1].map((i) => best[i] + (size * slope[i]) / long), rho) : best;
-    if (at(next) > top) [best, top] = [next, at(next)];
-    else size /= 2;
-  }
-  return { increase: top - at([0, 0]), delta: best };
-}
-function inBall(delta, rho) {
-  const length = Math.hypot(...delta);
-  return length > rho ? delta.map((part) => (part * rho) / length) : delta;
+  const delta = [rho * Math.cos(best), rho * Math.sin(best)];
+  return { increase: top - value(landscape, center), delta };
 }
 
 /** What SAM and the maximum make of the loss within rho of the center: increases over L. */
@@ -101,7 +103,7 @@ export function increases(landscape, center, rho) {
   const loss = value(landscape, center);
   const one = value(landscape, [center[0] + step[0], center[1] + step[1]]) - loss;
   const most = landscape.ripple
-    ? searchedMaximum(landscape, center, rho)
+    ? edgeMaximum(landscape, center, rho)
     : quadraticMaximum(g, landscape.H, rho);
   return { loss, slope, step, linear: rho * slope, one, maximum: most.increase, delta: most.delta };
 }
@@ -130,20 +132,23 @@ export function contours(f, levels, most, cells = 40) {
   const grid = Array.from({ length: cells + 1 }, (_, i) =>
     Float64Array.from({ length: cells + 1 }, (_, j) => f([at(i), at(j)])),
   );
+  const around = [[0, 0], [1, 0], [1, 1], [0, 1]];
   return levels.map((level) => {
     const pieces = [];
     for (let i = 0; i < cells; i++) {
       for (let j = 0; j < cells; j++) {
-        const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]];
+        const under = (p, q) => (grid[i + p][j + q] < level ? 1 : 0);
+        const count = under(0, 0) + under(1, 0) + under(1, 1) + under(0, 1);
+        if (count === 0 || count === 4) continue;
         const crossings = [];
-        corners.forEach(([p, q], k) => {
-          const [r, s] = corners[(k + 1) % 4];
-          const [a, b] = [grid[p][q] - level, grid[r][s] - level];
-          if (a < 0 === b < 0) return;
-          const part = a / (a - b);
-          crossings.push([at(p + part * (r - p)), at(q + part * (s - q))]);
-        });
-        for (let k = 0; k + 1 < crossings.length; k += 2) pieces.push([crossings[k], crossings[k + 1]]);
+        for (let k = 0; k < 4; k++) {
+          const [[p, q], [r, s]] = [around[k], around[(k + 1) % 4]];
+          if (under(p, q) === under(r, s)) continue;
+          const [a, b] = [grid[i + p][j + q], grid[i + r][j + s]];
+          const part = (level - a) / (b - a);
+          crossings.push([at(i + p + part * (r - p)), at(j + q + part * (s - q))]);
+        }
+        for (let k = 0; k < crossings.length; k += 2) pieces.push([crossings[k], crossings[k + 1]]);
       }
     }
     return pieces;
@@ -273,7 +278,7 @@ const figure = {
     body += path([[curve.left, inCurve.y(0)], [curve.right, inCurve.y(0)]], { ...ink, "stroke-width": 1 });
     ["linear", "one", "maximum"].forEach((name, k) => {
       body += path(result.curve.map((row) => [inCurve.x(row[0]), inCurve.y(row[k + 1])]), LOOKS[name]);
-      const start = curve.left + [0, 76, 164][k];
+      const start = curve.left + [0, 68, 150][k];
       body += path([[start, curve.bottom + 52], [start + 22, curve.bottom + 52]], LOOKS[name]);
       body += label(start + 27, curve.bottom + 56, ["linear", "one step", "maximum"][k]);
     });
