@@ -8,6 +8,9 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 
 ===================  ==========================================================================
 ``m-dial``           two weights, eight examples, a perturbation for every m of them
+``entropy``          the hyperbolic entropy of two coefficients, and the solution that has least
+``sharpness``        a ball around the weights: one step of SAM against the true maximum
+``convergence``      the bound of the theorem over the steps, against runs of stochastic SAM
 ===================  ==========================================================================
 
 Needs anywidget (the extra ``interactive``) in a notebook, nothing in a page.
@@ -23,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-NAMES = ("m-dial",)
+NAMES = ("m-dial", "entropy", "sharpness", "convergence")
 ESM = Path(__file__).parent / "esm"
 PICTURES = Path(__file__).parent / "pictures"
 
