@@ -136,6 +136,8 @@ export function compute({ m, rho, init, stepSize, n, sparsity, seed, rule, all }
   };
 }
 
+const potential = (value) => (Number.isFinite(value) ? num(value, 5) : "not defined");
+
 const name = (method, result) => (method === "m-SAM" ? `${result.m}-SAM` : method);
 
 /** [key, what is claimed, what was measured] */
@@ -146,12 +148,12 @@ function claims(state, { values, runs, method }) {
     ["fitted", "The data are fitted", `training loss ${num(values.fitted, 2)}`],
     [
       "identity",
-      "u² − v² = 2 α² exp(−2 ∫ B)",
-      died ? "lost in rounding" : `α off by ${percent(values.identity)}`,
+      "α = a₀/√2 · exp(−∫ B)",
+      died ? "lost in rounding" : `off by ${percent(values.identity)}, finite steps allowed for`,
     ],
     ["kkt", "Least entropy for this α", died ? "lost in rounding" : `off by ${percent(values.kkt)}`],
     ["alpha", "α below ERM’s everywhere", `largest ratio ${num(values.alpha)}`],
-    ["sparser", "Sparser than ERM", `Σ|β| ${num(runs[method].l1)}, ERM ${num(runs.ERM.l1)}`],
+    ["sparser", "Sparser than ERM", `Σ|β| ${num(runs[method].l1, 4)}, ERM ${num(runs.ERM.l1, 4)}`],
     ["test", "Better on test data", `${end(runs[method])}, ERM ${end(runs.ERM)}`],
   ];
 }
@@ -164,7 +166,7 @@ function lossPanel(box, state, result) {
   const [low, high] = [clamp(Math.min(...seen), 1e-9, 1), clamp(Math.max(...seen), 1e-2, 1e3)];
   const plane = axes(
     box,
-    { range: [1, STEPS], log: true, label: "steps" },
+    { range: [1, STEPS], log: true, ticks: [1, 10, 100, 1000], label: "steps" },
     { range: [10 ** Math.floor(Math.log10(low) - 0.1), 10 ** Math.ceil(Math.log10(high))], log: true, label: "test loss" },
   );
   let body = plane.body;
@@ -187,7 +189,7 @@ function alphaPanel(box, state, result) {
   const plane = axes(
     box,
     { range: [0, D + 1], ticks: [1, 10, 20, 30], label: "coefficient" },
-    { range: [low / 1.3, high * 1.3], log: true, ticks: alphaTicks(low / 1.3, high * 1.3), label: "α" },
+    { range: [low / 1.3, high * 1.3], log: true, ticks: alphaTicks(low / 1.3, high * 1.3), label: "α; dotted: at the start" },
   );
   let body = plane.body;
   const level = plane.y(start);
@@ -228,9 +230,11 @@ function betaPanel(box, state, result) {
     { range: [low - 0.06, high + 0.06], ticks: [], label: "β, square-root scale" },
   );
   let body = plane.body;
-  for (const value of [-1, -0.5, -0.1, -0.01, 0, 0.01, 0.1, 0.5, 1]) {
+  const marked = [];
+  for (const value of [0, 0.1, 0.5, 1, 0.01].flatMap((size) => (size ? [size, -size] : [0]))) {
     const y = plane.y(root(value));
-    if (y < box.top || y > box.bottom) continue;
+    if (y < box.top || y > box.bottom || marked.some((other) => Math.abs(other - y) < 12)) continue;
+    marked.push(y);
     const strong = value === 0;
     body += path([[box.left, y], [box.right, y]], { stroke: "currentColor", "stroke-opacity": strong ? 0.6 : 0.15, "stroke-width": 1 });
     body += label(box.left - 6, y + 4, num(value), { "text-anchor": "end", "font-size": 12 });
@@ -312,11 +316,11 @@ const figure = {
     { label: "n-SAM: smaller α, not sparser", state: { m: 20 } },
     { label: "In between: m = 4", state: { m: 4 } },
     { label: "A large start is not sparse", state: { init: 0.5, stepSize: 0.05 } },
-    { label: "Ten true coefficients", state: { sparsity: 10 } },
-    { label: "Radius too large: no fit", state: { rho: 0.8 } },
+    { label: "Ten true coefficients: no gain", state: { sparsity: 10, seed: 1 } },
+    { label: "Radius too large: all dies", state: { rho: 0.8 } },
     { label: "Smaller steps: the flow", state: { stepSize: 0.03 } },
     { label: "Break it: ascent downhill", state: { rule: "ascent downhill" } },
-    { label: "Break it: normalized ascent", state: { rule: "normalized ascent" } },
+    { label: "Break it: normalized ascent", state: { rule: "normalized ascent", m: 20, init: 0.1 } },
     { label: "Break it: step from the perturbed point", state: { rule: "step from the perturbed point", m: 20, rho: 0.25 } },
   ],
   compute,
@@ -355,9 +359,9 @@ const figure = {
       `${name(method, result)}: test loss`,
       num(run.test.at(-1)),
     ]),
-    ["α lost to finite steps, at most", percent(result.values.bySteps)],
-    ["entropy φ of its β", num(result.entropy.own)],
-    ["entropy φ of ERM’s β", num(result.entropy.ERM)],
+    ["α lost to finite steps", percent(result.values.bySteps)],
+    ["entropy φ of its β", potential(result.entropy.own)],
+    ["entropy φ of ERM’s β", potential(result.entropy.ERM)],
   ],
 };
 
