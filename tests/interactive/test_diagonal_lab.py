@@ -209,7 +209,7 @@ def test_what_each_preset_shows_to_fail():
         "Radius too large: all dies": "fitted identity kkt test",
         "Smaller steps: the flow": "",
         "Break it: ascent downhill": "alpha sparser test",
-        "Break it: normalized ascent": "fitted sparser test",
+        "Break it: normalized ascent": "fitted identity sparser test",
         "Break it: step from the perturbed point": "fitted identity kkt sparser test",
     }
     presets = {preset["label"]: preset["state"] for preset in lab()["presets"]}
