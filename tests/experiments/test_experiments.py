@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samkit import data, experiments, records
-from samkit.experiments import classify, fig07_relu_network, fig08_fine_tuning
+from samkit.experiments import classify, fig07_relu_network, fig08_fine_tuning, switches
 from samkit.training.fit import Recipe, fit
 
 
@@ -233,3 +233,12 @@ def test_a_switch_is_named_by_what_it_switches_to():
         "run": "16-SAM -> ERM",
         "switch": 90,
     }
+
+
+def test_the_switches_have_names_of_their_own():
+    found = [records.plain(config) for config in switches.configs("laptop", (0,))]
+    names = [
+        (switches.switch(c), c["recipes"][-1]["method"], c["recipes"][-1]["rho"]) for c in found
+    ]
+    assert len(set(names)) == len(names)
+    assert ("learning rate 0.4", "ERM", 0.0) in names
