@@ -113,8 +113,10 @@ def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
     frames(tab)
     after = seen(figure)
     assert after[0] != before[0], "the drawing is as before"
-    tab.wait_for_function("name => new URLSearchParams(location.search).has(name)", arg=name)
-    figure = opened(tab, tab.url, name)  # a reader who follows the link sees the same
+    later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
+    address = tab.evaluate(later)  # it follows the last change within 250 ms
+    assert f"{name}=" in address
+    figure = opened(tab, address, name)  # a reader who follows the link sees the same
     assert seen(figure) == after
     figure.get_by_role("button", name="Reset").click()
     frames(tab)
