@@ -1,5 +1,8 @@
 """The diagonal-network lab against numpy's legacy generator and samkit.diagonal."""
 
+import json
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 
@@ -36,11 +39,23 @@ def test_the_generator(seed):
     count = 5000
     uniform = array(outside.run("numpy-legacy", "draws", seed, "uniform", count))
     np.testing.assert_array_equal(uniform, np.random.RandomState(seed).random_sample(count))
-    # the logarithm is rounded by the browser here, by the C library there
+    # but for the C library's logarithm, whose last bit is not always right
     normal = array(outside.run("numpy-legacy", "draws", seed, "normal", count))
     expected = np.random.RandomState(seed).standard_normal(count)
-    np.testing.assert_array_max_ulp(normal, expected, maxulp=3)
-    assert np.mean(normal == expected) > 0.9
+    np.testing.assert_array_max_ulp(normal, expected, maxulp=2)
+    assert np.mean(normal == expected) > 0.99
+
+
+def test_the_logarithm_is_rounded_correctly():
+    rng = np.random.default_rng(0)
+    near_one = 1 - rng.random(1000) * np.geomspace(1e-15, 0.5, 1000)
+    values = np.concatenate([rng.random(2000), near_one, np.geomspace(1e-12, 1e12, 1000)])
+    script = """import(process.argv[1]).then(m => console.log(JSON.stringify(
+        JSON.parse(process.argv[2]).map(m.log))))"""
+    module = (outside.interactive.ESM / "numpy-legacy.mjs").as_uri()
+    found = outside._node(script, module, json.dumps(values.tolist()))
+    with localcontext(prec=50):
+        assert found == [float(Decimal(value).ln()) for value in values.tolist()]
 
 
 @pytest.mark.parametrize("sizes", [dict(n=20, sparsity=3, seed=0), dict(n=7, sparsity=8, seed=5)])
@@ -60,7 +75,7 @@ def test_the_data(sizes):
         dict(),
         dict(m=4),
         dict(m=7),  # a last group of 6
-        dict(m=20, rho=0.3),
+        dict(m=20, rho=0.2, init=0.1),
         dict(m=29, n=13),  # groups are at most n
         dict(m=3, rho=0.05, init=0.3, stepSize=0.05, n=8, sparsity=5, seed=7),
         dict(m=1, rho=0.1, init=0.1, n=30, sparsity=1, seed=2),
@@ -209,8 +224,8 @@ def test_what_each_preset_shows_to_fail():
         "Radius too large: all dies": "fitted identity kkt test",
         "Smaller steps: the flow": "",
         "Break it: ascent downhill": "alpha sparser test",
-        "Break it: normalized ascent": "fitted identity sparser test",
-        "Break it: step from the perturbed point": "fitted identity kkt sparser test",
+        "Break it: normalized ascent": "fitted",
+        "Break it: step from the perturbed point": "fitted sparser test",
     }
     presets = {preset["label"]: preset["state"] for preset in lab()["presets"]}
     assert set(presets) == set(failing)

@@ -320,8 +320,8 @@ const figure = {
     { label: "Radius too large: all dies", state: { rho: 0.8 } },
     { label: "Smaller steps: the flow", state: { stepSize: 0.03 } },
     { label: "Break it: ascent downhill", state: { rule: "ascent downhill" } },
-    { label: "Break it: normalized ascent", state: { rule: "normalized ascent", m: 20, init: 0.1 } },
-    { label: "Break it: step from the perturbed point", state: { rule: "step from the perturbed point", m: 20, rho: 0.25 } },
+    { label: "Break it: normalized ascent", state: { rule: "normalized ascent", rho: 0.05, init: 0.1, all: false } },
+    { label: "Break it: step from the perturbed point", state: { rule: "step from the perturbed point", m: 20 } },
   ],
   compute,
   draw(state, result, width) {

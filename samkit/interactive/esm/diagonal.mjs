@@ -13,7 +13,7 @@ export function sample({ n, d, sparsity, seed }) {
   const X = rows(0, n);
   const [all] = rows(n + tests, n + tests + 1);
   const beta = all.map((value, j) => (j < sparsity ? Math.abs(value) : 0));
-  const length = Math.hypot(...beta);
+  const length = Math.sqrt(dot(beta, beta));
   for (let j = 0; j < sparsity; j++) beta[j] /= length;
   const spread = new Float64Array(d * d);
   for (const x of rows(n, n + tests)) {
