@@ -8,6 +8,8 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 
 ===================  ==========================================================================
 ``m-dial``           two weights, eight examples, a perturbation for every m of them
+``relu-network``     a ReLU network on twelve points trains: gradient descent beside SAM
+``switch-on``        recorded runs: SAM switched on, or off, at an epoch of training
 ===================  ==========================================================================
 
 Needs anywidget (the extra ``interactive``) in a notebook, nothing in a page.
@@ -23,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-NAMES = ("m-dial",)
+NAMES = ("m-dial", "relu-network", "switch-on")
 ESM = Path(__file__).parent / "esm"
 PICTURES = Path(__file__).parent / "pictures"
 

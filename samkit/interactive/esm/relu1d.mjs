@@ -192,6 +192,42 @@ export function train(given) {
   return { net: { w: [...net.w], b: [...net.b], a: [...net.a] }, loss: last, step };
 }
 
+// How complicated the learned function is
+
 /** f at each of the x. */
 export const values = ({ w, b, a }, x) =>
-  x.map((at) => w.reduce((sum, wk, k) => sum + a[k] * Math.max(0, wk * at + b[k]), 0));
+  x.map((at) => {
+    let f = 0;
+    for (let k = 0; k < w.length; k++) f += a[k] * Math.max(0, w[k] * at + b[k]);
+    return f;
+  });
+
+/** The kinks in (low, high) in order as {at, change}: where, and by how much the slope jumps. */
+export function slopeChanges({ w, b, a }, low, high) {
+  const found = [];
+  for (let k = 0; k < w.length; k++) {
+    const at = -b[k] / w[k];
+    if (w[k] !== 0 && at > low && at < high) found.push({ at, change: a[k] * Math.abs(w[k]) });
+  }
+  return found.sort((p, q) => p.at - q.at);
+}
+
+/**
+ * The middles of the parts of [low, high], a hundred, in which the eye can see a kink: the jumps of
+ * the slope in a part, added up, are more than `share` of the sum of all the parts' sizes.
+ */
+export function kinks(net, low, high, bins = 100, share = 0.01) {
+  const sums = new Array(bins).fill(0);
+  const edge = (k) => low + (k * (high - low)) / bins;
+  for (const { at, change } of slopeChanges(net, low, high)) {
+    let k = Math.min(bins - 1, Math.floor(((at - low) / (high - low)) * bins));
+    if (at < edge(k)) k--;
+    else if (k < bins - 1 && at >= edge(k + 1)) k++;
+    sums[k] += change;
+  }
+  const all = sums.reduce((total, sum) => total + Math.abs(sum), 0);
+  return sums.flatMap((sum, k) => (Math.abs(sum) > share * all ? [edge(k + 0.5)] : []));
+}
+
+/** The sum of |a_k| |w_k|. */
+export const pathNorm = ({ w, a }) => w.reduce((sum, wk, k) => sum + Math.abs(a[k] * wk), 0);
