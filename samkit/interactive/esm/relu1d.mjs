@@ -4,6 +4,9 @@
 // arrays {w, b, a}. The points' x must rise: a unit is then active on all the points from one on,
 // or on all before one, so sums over the points are differences of running sums, and a step costs
 // units + points, not units * points.
+//
+// Equal to samkit's to 1e-9 for 10^4 steps. Much later a rounding error can decide on which side of a
+// point a kink lies: of 16 trainings of 10^5 steps, 4 ended with weights 10^-5 to 10^-2 apart.
 
 /** Whole numbers from 0 to 2^32 - 1, the same as the twin of the tests (a 32 bit mixing counter). */
 export function randomBits(seed) {
@@ -115,11 +118,54 @@ export function trainer({ net, x, y, rho, m, stepSize, decay, steps, enough = 0 
   const self = { net: { w, b, a }, step: 0, loss: loss(net, x, y), ended: false, losses: [] };
   let next = 0;
 
+  /** One example by itself: each active unit has r (a x, a, h) for its gradient, h = w x + b. */
+  function addSingle(xi, yi) {
+    const { unit, w: h, a: ac } = work;
+    let count = 0;
+    let f = 0;
+    let norm = 0; // squared, of the gradient without r
+    for (let k = 0; k < hidden; k++) {
+      const hk = w[k] * xi + b[k];
+      if (!(hk > 0)) continue;
+      unit[count] = k;
+      h[count] = hk;
+      ac[count] = a[k];
+      f += a[k] * hk;
+      norm += a[k] * a[k] * (xi * xi + 1) + hk * hk;
+      count++;
+    }
+    let r = f - yi;
+    const before = 0.5 * r * r;
+    if (rho > 0 && r !== 0 && norm > 0) {
+      const move = (Math.sign(r) * rho) / Math.sqrt(norm);
+      f = 0;
+      for (let c = 0; c < count; c++) {
+        const moved = h[c] + move * ac[c] * (xi * xi + 1);
+        ac[c] += move * h[c];
+        h[c] = moved;
+        if (moved > 0) f += ac[c] * moved;
+      }
+      r = f - yi;
+    }
+    for (let c = 0; c < count; c++) {
+      if (!(h[c] > 0)) continue;
+      const k = unit[c];
+      tw[k] += r * ac[c] * xi;
+      tb[k] += r * ac[c];
+      ta[k] += r * h[c];
+    }
+    return before;
+  }
+
   function samGradient() {
     tw.fill(0);
     tb.fill(0);
     ta.fill(0);
     let total = 0;
+    if (m === 1) {
+      for (let i = 0; i < n; i++) total += addSingle(x[i], y[i]);
+      return total;
+    }
     for (let group = 0; group < splits.length; group++) {
       const first = group * m;
       const last = Math.min(first + m, n);
