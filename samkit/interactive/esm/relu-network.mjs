@@ -83,8 +83,8 @@ const layout = (width) => {
   const right = wide ? Math.round(0.6 * width) : width - 12;
   const main = { left: 40, top: 44, right, bottom: wide ? 370 : 310 };
   const side = wide
-    ? { left: right + 66, top: 64, right: width - 14, bottom: 290 }
-    : { left: 54, top: main.bottom + 88, right: width - 14, bottom: main.bottom + 258 };
+    ? { left: right + 66, top: 64, right: width - 30, bottom: 290 }
+    : { left: 54, top: main.bottom + 88, right: width - 30, bottom: main.bottom + 258 };
   return { wide, main, side };
 };
 const plane = (box) => axes(box, { range: [LOW, HIGH], label: "x" }, { range: HEIGHT, label: "f(x)" });

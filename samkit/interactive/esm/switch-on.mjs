@@ -163,8 +163,8 @@ const figure = {
     return [
       ["error at the end", percent(end)],
       ["minus ERM's", percent(result.difference)],
-      ["ERM all the time", percent(erm)],
-      [`${SAM} all the time`, percent(sam)],
+      ["ERM only", percent(erm)],
+      [`${SAM} only`, percent(sam)],
       [`share of ${SAM}'s gain`, `${(100 * kept).toFixed(0).replace("-", "−")} %`],
     ];
   },
