@@ -54,14 +54,16 @@ def test_means_and_intervals(direction, measure):
 
 
 def test_one_seed():
-    result = outside.computed("switch-on", {"seed": "3", "at": 1})["result"]
+    result = outside.computed("switch-on", {"seed": "3", "at": 1, "measure": "test"})["result"]
     run = chosen("ERM", 10)[3]["test_error"]
     assert [point["mean"] for point in result["curve"]] == pytest.approx(np.array(run) * 100)
     assert {point["half"] for point in result["curve"]} == {0}
 
 
 def test_the_numbers_beside_the_picture():
-    say = outside.computed("switch-on", {"direction": "16-SAM → ERM", "at": 3})["say"]
+    say = outside.computed("switch-on", {"direction": "16-SAM → ERM", "at": 3, "measure": "test"})[
+        "say"
+    ]
     end, erm, sam = (
         interval([run["test_error"][99] * 100 for run in chosen(*which)])
         for which in (("16-SAM", 50), ("ERM", 100), ("16-SAM", 100))

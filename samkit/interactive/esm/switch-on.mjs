@@ -85,7 +85,7 @@ const figure = {
   controls: [
     { name: "direction", label: "direction", kind: "choice", options: Object.keys(DIRECTIONS), value: Object.keys(DIRECTIONS)[0] },
     { name: "at", label: "epoch of the switch", kind: "range", whole: true, min: 0, max: SWITCHES.length - 1, value: 3, show: (k) => when(SWITCHES[k]) },
-    { name: "measure", label: "error on", kind: "choice", options: ["test", "validation"], value: "test" },
+    { name: "measure", label: "error on", kind: "choice", options: ["validation", "test"], value: "validation" },
     { name: "seed", label: "seed", kind: "choice", options: SEED_NAMES, value: SEED_NAMES[0] },
   ],
   presets: [
