@@ -12,11 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from html import escape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -131,14 +133,28 @@ def write_site(
     (folder / "index.html").write_text(PAGE.format(theme=theme, figures=figures), encoding="utf-8")
 
 
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(names: Sequence[str] = interactive.NAMES, theme: str = "light") -> Iterator[str]:
+    """The address of a page with these figures, served on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_site(Path(folder), names, theme)
+        handler = partial(_Quiet, directory=folder)
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}/"
+            server.shutdown()
+
+
 def serve() -> None:
     """All figures on one page, until interrupted."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_site(Path(folder))
-        handler = partial(SimpleHTTPRequestHandler, directory=folder)
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            print(f"http://127.0.0.1:{server.server_port}/", flush=True)
-            server.serve_forever()
+    with serving() as address:
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+        Event().wait()
 
 
 def write() -> None:

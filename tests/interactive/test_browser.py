@@ -1,9 +1,5 @@
 """Every figure in a real browser: controls by mouse and keyboard, presets, address, phone."""
 
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -12,19 +8,10 @@ from tools import browser
 from tools import interactive as outside
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("figures")
-    outside.write_site(folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+def site():
+    with outside.serving() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +113,10 @@ def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
     frames(tab)
     after = seen(figure)
     assert after[0] != before[0], "the drawing is as before"
-    tab.wait_for_function("name => new URLSearchParams(location.search).has(name)", arg=name)
-    figure = opened(tab, tab.url, name)  # a reader who follows the link sees the same
+    later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
+    address = tab.evaluate(later)  # it follows the last change within 250 ms
+    assert f"{name}=" in address
+    figure = opened(tab, address, name)  # a reader who follows the link sees the same
     assert seen(figure) == after
     figure.get_by_role("button", name="Reset").click()
     frames(tab)
@@ -179,6 +168,17 @@ def test_the_start_can_be_dragged(tab, site):
     assert moved["x"] == pytest.approx(handle["x"] - 80, abs=3)
     assert moved["y"] == pytest.approx(handle["y"] - 40, abs=3)
     assert figure.locator("[id$='-u']").input_value() != before
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(chromium, theme):
+    with outside.serving(theme=theme) as address:
+        page = chromium.new_page()
+        page.goto(address)
+        for name in interactive.NAMES:
+            page.wait_for_selector(f"#{name}[data-mounted]")
+        assert browser.accessibility_faults(page) == []
+        page.close()
 
 
 def test_without_scripts_the_picture_is_there(chromium, site):
