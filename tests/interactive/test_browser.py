@@ -72,7 +72,7 @@ def controls(name):
         "import(process.argv[1]).then(m => console.log(JSON.stringify(m.default.figure.controls)))",
         (interactive.ESM / f"{name}.mjs").as_uri(),
     )
-    return [(name, control["name"], control["kind"]) for control in found]
+    return [(name, c["name"], c["kind"]) for c in found if c["kind"] != "hidden"]
 
 
 CONTROLS = [row for name in interactive.NAMES for row in controls(name)]
@@ -190,3 +190,55 @@ def test_without_scripts_the_picture_is_there(chromium, site):
         assert picture.bounding_box()["height"] > 100
         assert len(picture.get_attribute("aria-label")) > 20
     context.close()
+
+
+def test_the_points_of_the_network_can_be_dragged(tab, site):
+    figure = opened(tab, site, "relu-network")
+    before = figure.locator(".samkit-numbers").inner_text()
+    handle = figure.locator("[data-drag='point.4']")
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tab.mouse.move(x, y)
+    tab.mouse.down()
+    tab.mouse.move(x + 30, y + 60, steps=5)
+    tab.mouse.up()
+    frames(tab)
+    moved = figure.locator("[data-drag='point.4']").bounding_box()
+    assert moved["y"] + moved["height"] / 2 == pytest.approx(y + 60, abs=4)
+    assert moved["x"] + moved["width"] / 2 == pytest.approx(x, abs=1)
+    # the controls follow, and can take it back
+    assert figure.locator("[id$='-point']").get_attribute("aria-valuetext") == "5"
+    handle = figure.locator("[id$='-height']")
+    assert float(handle.get_attribute("aria-valuetext").replace("−", "-")) < -0.5
+    handle.focus()
+    while handle.get_attribute("aria-valuetext") != "0":
+        tab.keyboard.press("ArrowRight")
+        frames(tab)
+    assert figure.locator(".samkit-numbers").inner_text() == before
+
+
+def test_training_plays_when_asked_and_restarts_with_a_change(tab, site):
+    figure = opened(tab, site, "relu-network", "?relu-network=ahead:0,steps:10000")
+    button = figure.get_by_role("button", name="Play", exact=True)
+    numbers = figure.locator(".samkit-numbers")
+
+    def step():
+        return int(numbers.locator("dd").first.inner_text().split(" ")[0].replace(",", ""))
+
+    frames(tab, 5)
+    assert step() == 0  # nothing moves by itself
+    figure.get_by_role("button", name="Step", exact=True).click()
+    assert step() == 200
+    speed = figure.locator("[id$='-speed']")
+    speed.focus()
+    tab.keyboard.press("ArrowRight")
+    frames(tab)
+    assert step() == 200  # another speed goes on from here
+    button.click()
+    tab.wait_for_function("button => button.textContent === 'Play'", arg=button.element_handle())
+    assert step() == 10_000  # it stops at the end
+    figure.locator("[id$='-rho']").focus()
+    tab.keyboard.press("ArrowRight")
+    frames(tab)
+    assert step() == 0
