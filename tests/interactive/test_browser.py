@@ -181,6 +181,20 @@ def test_the_start_can_be_dragged(tab, site):
     assert figure.locator("[id$='-u']").input_value() != before
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(chromium, tmp_path, theme):
+    outside.write_site(tmp_path, theme=theme)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        for name in interactive.NAMES:
+            page.wait_for_selector(f"#{name}[data-mounted]")
+        assert browser.accessibility_faults(page) == []
+        page.close()
+        server.shutdown()
+
+
 def test_without_scripts_the_picture_is_there(chromium, site):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
