@@ -1,8 +1,9 @@
 """The appendix's switches: variations of SAM, each against ERM and against SAM as it is.
 
 Unnormalized SAM, several ascent steps, another batch's perturbation, SAM's step size alone,
-softplus instead of ReLU, and weight averaging (SWA). SAM for a part of training is in fig08,
-asymmetric label noise in fig12.
+softplus instead of ReLU, and weight averaging (SWA). Larger learning rates are not a switch of the
+paper's: they say how much of a gain larger steps bring by themselves. SAM for a part of training is
+in fig08, asymmetric label noise in fig12.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ RADII = {
     "paper": ((0.1, 0.2), (0.1, 0.5, 1.0), 0.1),
 }
 #: (epochs, epochs of fine-tuning)
-EPOCHS = {"ci": (20, 10), "laptop": (100, 50), "paper": (200, 50)}
+EPOCHS = {"ci": (10, 5), "laptop": (100, 50), "paper": (200, 50)}
+#: larger learning rates: of ERM, of SAM
+LEARNING_RATES = {"ci": ((), ()), "laptop": ((0.2, 0.4), (0.2,)), "paper": ((), ())}
 ASCENT_STEPS = {"ci": (3,), "laptop": (3, 10), "paper": (3,)}
 SOFTPLUS = 20.0
 
@@ -42,6 +45,11 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
         replace(sam, method="n-SAM"),
         replace(sam, method="n-SAM", other_batch="independent"),
         replace(sam, step_size_only=True),
+        *(
+            replace(recipe, learning_rate=rate)
+            for recipe, rates in zip((erm, sam), LEARNING_RATES[scale], strict=True)
+            for rate in rates
+        ),
     ]
     make, net = classify.small, "mlp 40 256 256 10"
     if scale == "paper":
@@ -69,6 +77,8 @@ def switch(config: dict) -> str:
         words.append(f"{recipe['other_batch']} batch")
     if recipe["step_size_only"]:
         words.append("step size only")
+    if recipe["learning_rate"] != Recipe.learning_rate:
+        words.append(f"learning rate {recipe['learning_rate']:g}")
     if config["net"].startswith("softplus"):
         words.append("softplus")
     return ", ".join(words) or "as it is"
