@@ -16,13 +16,19 @@ NORMS = ("batch", "group", "none")
 BLOCKS = {"tiny": (1, 1, 1, 1), "18": (2, 2, 2, 2), "34": (3, 4, 6, 3)}
 
 
-def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them: ``mlp(40, 256, 256, 10)``."""
+def mlp(*widths: int, softplus: float | None = None) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them: ``mlp(40, 256, 256, 10)``.
+
+    ``softplus`` is its sharpness, to replace ReLU by softplus; None for ReLU.
+    """
     if len(widths) < 2:
         raise ValueError(f"widths {widths}: pass at least the inputs and the outputs")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [
+            nn.Linear(inputs, outputs),
+            nn.ReLU() if softplus is None else Softplus(softplus),
+        ]
     return nn.Sequential(*layers[:-1])
 
 

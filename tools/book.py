@@ -124,6 +124,7 @@ async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
         )
         kernel_environment = {
             **os.environ,
+            "SAMKIT_BOOK": "1",
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
         }
         async with client.async_setup_kernel(env=kernel_environment):

@@ -37,7 +37,8 @@ class Config:
     data: a name of :func:`samkit.data.load`; "cifar10:4000" for the first 4000 training examples,
     "cifar10:4000@16" for these as images of 16 x 16 pixels. Colour images of full size are
     cropped and flipped at random in training, smaller ones are taken as they are.
-    net: "mlp 40 256 256 10", or "resnet DEPTH WIDTH NORM" such as "resnet 18 64 batch".
+    net: "mlp 40 256 256 10", or "resnet DEPTH WIDTH NORM" such as "resnet 18 64 batch";
+    "softplus:20 mlp 40 256 256 10" has softplus of that sharpness instead of ReLU.
     noise: the share of training labels replaced by other ones, in the way of ``noise_kind``.
     seed: of the start, the batches and the noise; recipes get theirs from it.
     """
@@ -50,12 +51,25 @@ class Config:
     seed: int = 0
 
 
-def small(*recipes: Recipe, seed: int, noise: float = 0.0) -> Config:
+def small(
+    *recipes: Recipe,
+    seed: int,
+    noise: float = 0.0,
+    noise_kind: str = "symmetric",
+    net: str = "mlp 40 256 256 10",
+) -> Config:
     """The setting of the scales ci and laptop: MNIST-1D, an MLP."""
-    return _config("mnist1d", "mlp 40 256 256 10", recipes, seed, noise)
+    return _config("mnist1d", net, recipes, seed, noise, noise_kind)
 
 
-def large(*recipes: Recipe, seed: int, noise: float = 0.0, norm: str = "batch") -> Config:
+def large(
+    *recipes: Recipe,
+    seed: int,
+    noise: float = 0.0,
+    noise_kind: str = "symmetric",
+    norm: str = "batch",
+    net: str = "resnet 18 64",
+) -> Config:
     """The paper's: CIFAR-10, ResNet-18, steps at 50 % and 75 %, weight decay 0.0005.
 
     Weight decay is in the loss, as in the paper. Under GroupNorm it is in the step alone, for all
@@ -65,26 +79,43 @@ def large(*recipes: Recipe, seed: int, noise: float = 0.0, norm: str = "batch") 
         replace(r, schedule="piecewise", weight_decay=5e-4, decay_in_ascent=norm == "batch")
         for r in recipes
     )
-    return _config("cifar10", f"resnet 18 64 {norm}", recipes, seed, noise)
+    return _config("cifar10", f"{net} {norm}", recipes, seed, noise, noise_kind)
 
 
-def _config(data: str, net: str, recipes: tuple[Recipe, ...], seed: int, noise: float) -> Config:
+def _config(
+    data: str, net: str, recipes: tuple[Recipe, ...], seed: int, noise: float, kind: str
+) -> Config:
     seeded = tuple(replace(r, seed=1000 * k + seed) for k, r in enumerate(recipes))
-    return Config(data, net, seeded, noise, seed=seed)
+    return Config(data, net, seeded, noise, kind, seed)
 
 
-def run(
+@dataclass
+class Trained:
+    """A finished run: the network at its end, what it was trained and evaluated on, metrics."""
+
+    net: nn.Module
+    sets: dict[str, tuple[Tensor, Tensor]]
+    metrics: dict[str, Any]
+
+
+def run(config: Config, **how: Any) -> dict[str, Any]:
+    """Trains, evaluates, and returns the metrics: see :func:`train`."""
+    return train(config, **how).metrics
+
+
+def train(
     config: Config,
     *,
     checkpoint: Path | None = None,
     progress: Callable[[float], object] | None = None,
-) -> dict[str, Any]:
-    """Trains, evaluates, and returns the metrics.
+) -> Trained:
+    """Trains and evaluates. Metrics:
 
     "history": per epoch, through all recipes; "data": which copy was used; the last values of test,
     validation and training; "best_epoch" with the lowest validation error, and "best_test_error"
     there; "diverged_step" if it did, else None. After two recipes "line": losses and errors at
-    (1 - t) a + t b, with a and b the networks after the first and after the second one.
+    (1 - t) a + t b, with a and b the networks after the first and after the second one; and if the
+    first recipe averages weights (SWA), "swa_line", with a that average.
 
     ``progress`` gets the share of the epochs done; what it raises ends the run, and ``checkpoint``
     (a file name; a suffix is added for each recipe) resumes it.
@@ -113,6 +144,7 @@ def run(
 
     history: dict[str, list[float]] = {}
     ends: list[dict[str, Tensor]] = []
+    average: nn.Module | None = None
     diverged, before, total = None, 0, sum(r.epochs for r in config.recipes)
     for stage, recipe in enumerate(config.recipes):
 
@@ -121,7 +153,7 @@ def run(
                 progress((before + epoch) / total)
 
         try:
-            new = fit(
+            fitted = fit(
                 net,
                 recipe,
                 sets["train"],
@@ -131,7 +163,8 @@ def run(
                 evaluate_every=every,
                 checkpoint=checkpoint and checkpoint.with_name(f"{checkpoint.name}.{stage}.pt"),
                 progress=report,
-            ).history
+            )
+            new, average = fitted.history, average or fitted.averaged
         except Diverged as error:
             new, diverged = error.history, error.step
         for name, values in new.items():
@@ -147,7 +180,10 @@ def run(
         metrics |= _last(history)
         if len(ends) == 2:
             metrics["line"] = _line(net, *ends, sets)
-    return metrics
+            if average is not None:
+                averaged = average.module.state_dict()
+                metrics["swa_line"] = _line(net, averaged, ends[1], sets)
+    return Trained(net, sets, metrics)
 
 
 def _last(history: Mapping[str, list[float]]) -> dict[str, float]:
@@ -184,14 +220,24 @@ def _line(net: nn.Module, a: dict, b: dict, sets: Mapping[str, tuple[Tensor, Ten
 
 def build(name: str, seed: int) -> nn.Module:
     """The network of that name, started by the seed; the global random numbers are put back."""
-    kind, *sizes = name.split()
+    found = re.fullmatch(
+        r"(?:softplus:(?P<beta>\S+) )?"
+        r"(?:mlp (?P<widths>[\d ]+)|resnet (?P<depth>\w+) (?P<width>\d+) (?P<norm>\w+))",
+        name,
+    )
+    if not found:
+        raise ValueError(
+            f"net={name!r}: write 'mlp 40 256 10' or 'resnet 18 64 batch', and 'softplus:20 ' "
+            "before it for softplus of that sharpness instead of ReLU"
+        )
+    beta = float(found["beta"]) if found["beta"] else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if kind == "mlp":
-            return nets.mlp(*map(int, sizes))
-        if kind == "resnet" and len(sizes) == 3:
-            return nets.resnet(sizes[0], width=int(sizes[1]), norm=sizes[2])
-    raise ValueError(f"net={name!r}: write 'mlp 40 256 10' or 'resnet 18 64 batch'")
+        if found["widths"]:
+            return nets.mlp(*map(int, found["widths"].split()), softplus=beta)
+        return nets.resnet(
+            found["depth"], width=int(found["width"]), norm=found["norm"], softplus=beta
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,12 @@ from samkit.experiments.classify import Config, run
 from samkit.experiments.table import by_setting
 from samkit.training.fit import Recipe
 
-NOISE = {"ci": (0.4,), "laptop": (0.4, 0.6), "paper": (0.6,)}
+#: (share of the labels drawn to be wrong, in which way)
+NOISE = {
+    "ci": ((0.4, "symmetric"),),
+    "laptop": ((0.4, "symmetric"), (0.6, "symmetric"), (0.4, "asymmetric")),
+    "paper": ((0.6, "symmetric"), (0.4, "asymmetric")),
+}
 EPOCHS = {"ci": 40, "laptop": 100, "paper": 200}
 RADIUS = 0.1
 SIZES = {"ci": (16,), "laptop": (128, 16), "paper": (128,)}
@@ -23,21 +28,21 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
         Recipe("m-SAM", rho=RADIUS, m=m, epochs=EPOCHS[scale]) for m in SIZES[scale]
     ]
     return [
-        make(rule, seed=seed, noise=noise)
+        make(rule, seed=seed, noise=noise, noise_kind=kind)
         for seed in seeds
-        for noise in NOISE[scale]
+        for noise, kind in NOISE[scale]
         for rule in rules
     ]
 
 
 def summary(records: Sequence[dict]) -> list[dict]:
-    """One row for each share of noise and method: the last error, and the best along the way."""
+    """One row for each noise and method: the last error, and the best along the way."""
     rows = []
-    for noise in sorted({record["config"]["noise"] for record in records}):
+    for noise in dict.fromkeys(map(_noise, records)):
         rows += by_setting(
-            [record for record in records if record["config"]["noise"] == noise],
+            [record for record in records if _noise(record) == noise],
             lambda config: (
-                {"noise": config["noise"]}
+                {"noise": config["noise"], "kind": config["noise_kind"]}
                 | {k: config["recipes"][0][k] for k in ("method", "rho", "m")}
             ),
             {
@@ -53,3 +58,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
             against=lambda setting: setting["method"] == "ERM",
         )
     return rows
+
+
+def _noise(record: dict) -> tuple[float, str]:
+    return record["config"]["noise"], record["config"]["noise_kind"]

@@ -1,0 +1,121 @@
+"""The interactive figures outside the book: `python -m tools.interactive write` or `serve`.
+
+``write`` draws their pictures for pages without scripts; ``serve`` shows all figures on one page.
+Their modules run in the node that Playwright brings along.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from html import escape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from playwright._impl._driver import compute_driver_executable
+
+from samkit import interactive
+
+WIDTH = 680
+
+
+def run(module: str, function: str, *arguments: Any) -> Any:
+    """What a function exported by a module of samkit/interactive/esm returns, as JSON gives it."""
+    script = (
+        f"import(process.argv[1]).then(m => console.log(JSON.stringify("
+        f"m.{function}(...JSON.parse(process.argv[2])))))"
+    )
+    return _node(script, (interactive.ESM / f"{module}.mjs").as_uri(), json.dumps(arguments))
+
+
+def computed(name: str, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A figure in a state (its defaults for what is left out): "state", "result", "say", "alt"."""
+    script = """
+        Promise.all([import(process.argv[1]), import(process.argv[2])]).then(([kit, module]) => {
+            const figure = module.default.figure;
+            const given = JSON.parse(process.argv[3]);
+            const state = kit.valid(figure, {...kit.defaults(figure), ...given});
+            const result = figure.compute(state);
+            const drawn = figure.draw(state, result, Number(process.argv[4]));
+            const say = Object.fromEntries(figure.say(state, result));
+            const presets = figure.presets ?? [], alt = figure.alt(state, result);
+            console.log(JSON.stringify({state, result, say, alt, presets, ...drawn}));
+        })"""
+    modules = [(interactive.ESM / f"{part}.mjs").as_uri() for part in ("kit", name)]
+    return _node(script, *modules, json.dumps(state or {}), str(WIDTH))
+
+
+def picture(name: str) -> str:
+    """The figure in its first state, as an SVG for pages without scripts."""
+    found = computed(name)
+    return (
+        f'<svg class="samkit-figure" role="img" aria-label="{escape(found["alt"])}" '
+        f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {found["height"]}" '
+        f'font-family="sans-serif">{found["body"]}</svg>\n'
+    )
+
+
+def _node(script: str, *arguments: str) -> Any:
+    node = compute_driver_executable()[0]
+    done = subprocess.run(
+        [node, "--input-type=commonjs", "-e", script, *arguments], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
+PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>Figures</title>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="interactive.css">
+<style>body {{ font: 16px sans-serif; margin: 1rem auto; max-width: 48rem; padding: 0 0.5rem }}
+html[data-theme=dark] {{ color: #ced6dd; background: #14181e; color-scheme: dark }}</style>
+<script type="module" src="mount.mjs"></script><main><h1>Figures</h1>{figures}</main></html>
+"""
+
+
+def write_site(
+    folder: Path, names: Sequence[str] = interactive.NAMES, theme: str = "light"
+) -> None:
+    """A page index.html with these figures and all that it needs."""
+    shutil.copytree(interactive.ESM, folder, dirs_exist_ok=True)
+    figures = "".join(map(interactive.html, names))
+    (folder / "index.html").write_text(PAGE.format(theme=theme, figures=figures), encoding="utf-8")
+
+
+def serve() -> None:
+    """All figures on one page, until interrupted."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_site(Path(folder))
+        handler = partial(SimpleHTTPRequestHandler, directory=folder)
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+            server.serve_forever()
+
+
+def write() -> None:
+    """The pictures of all figures."""
+    interactive.PICTURES.mkdir(exist_ok=True)
+    for name in interactive.NAMES:
+        path = interactive.PICTURES / f"{name}.svg"
+        path.write_text(picture(name), encoding="utf-8")
+        print(path.name)
+
+
+def main(arguments: Sequence[str]) -> int:
+    actions = {("write",): write, ("serve",): serve}
+    if tuple(arguments) not in actions:
+        print(__doc__, file=sys.stderr)
+        return 2
+    actions[tuple(arguments)]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
