@@ -5,6 +5,7 @@ PY := $(VENV)/bin/python
 STAMPS := _build/stamps
 SAMKIT := $(shell find samkit -type f -not -name '*.pyc' -not -name '*.nb[ci]')
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+RESULTS := $(wildcard results/*.json*)
 
 .PHONY: book serve test lint unit notebooks pages bench clean
 
@@ -23,7 +24,7 @@ lint: $(VENV)/installed
 unit: $(VENV)/installed  ## samkit, the ledger, the notebooks' round trip
 	$(PY) -m pytest tests --ignore tests/book/test_pages.py -n 2
 
-$(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT)  ## every notebook runs and its reference outputs hold
+$(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)  ## every notebook runs and its reference outputs hold
 	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n 2 --dist loadfile notebooks
 	mkdir -p $(STAMPS) && touch $@
 

@@ -38,7 +38,7 @@ HTML = BUILD / "html"
 CACHE = BUILD / ".jupyter_cache"
 STAMP = BUILD / "stamps" / "book"
 FINGERPRINT = "samkit_fingerprint"
-IGNORED = {"__pycache__", ".ipynb_checkpoints"}
+IGNORED = {"__pycache__", ".ipynb_checkpoints", "checkpoints"}
 
 
 def toc_pages() -> list[Path]:
@@ -77,7 +77,7 @@ def environment() -> str:
 def fingerprint(page: Path) -> str:
     """Changes whenever the page must be executed again."""
     return hashlib.sha256(
-        (digest([page, ROOT / "samkit", SELF]) + environment()).encode()
+        (digest([page, ROOT / "samkit", ROOT / "results", SELF]) + environment()).encode()
     ).hexdigest()
 
 

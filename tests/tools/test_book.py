@@ -63,6 +63,15 @@ def test_the_scale_is_part_of_what_was_executed(tree, monkeypatch):
     assert book.fingerprint(tree) != before
 
 
+def test_records_are_part_of_what_was_executed_and_checkpoints_are_not(tree):
+    results, before = tree.parents[1] / "results", book.fingerprint(tree)
+    (results / "checkpoints").mkdir(parents=True)
+    (results / "checkpoints" / "run.pt").write_text("half a run")
+    assert book.fingerprint(tree) == before
+    (results / "run-laptop.jsonl").write_text("{}\n")
+    assert book.fingerprint(tree) != before
+
+
 def test_a_broken_chapter_is_named_with_its_error_and_leaves_nothing(tree):
     tree.write_text(PAGE.replace("CODE", "1 / 0"))
     with pytest.raises(SystemExit, match=r"01-page\.md failed:[\s\S]*ZeroDivisionError"):
