@@ -127,10 +127,11 @@ html[data-theme=dark] {{ color: #ced6dd; background: #14181e; color-scheme: dark
 def write_site(
     folder: Path, names: Sequence[str] = interactive.NAMES, theme: str = "light"
 ) -> None:
-    """A page index.html with these figures and all that it needs."""
+    """A page index.html with these figures, NAME.html with each alone, and all that they need."""
     shutil.copytree(interactive.ESM, folder, dirs_exist_ok=True)
-    figures = "".join(map(interactive.html, names))
-    (folder / "index.html").write_text(PAGE.format(theme=theme, figures=figures), encoding="utf-8")
+    for page, shown in {"index": names, **{name: [name] for name in names}}.items():
+        text = PAGE.format(theme=theme, figures="".join(map(interactive.html, shown)))
+        (folder / f"{page}.html").write_text(text, encoding="utf-8")
 
 
 class _Quiet(SimpleHTTPRequestHandler):

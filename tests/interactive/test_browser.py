@@ -46,7 +46,7 @@ def tab(chromium, site):
 
 
 def opened(tab, site, name, query=""):
-    tab.goto(site + query)
+    tab.goto(f"{site}{name}.html{query}")
     figure = tab.locator(f"#{name}")
     tab.wait_for_selector(f"#{name}[data-mounted]")
     return figure
@@ -116,7 +116,8 @@ def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
     later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
     address = tab.evaluate(later)  # it follows the last change within 250 ms
     assert f"{name}=" in address
-    figure = opened(tab, address, name)  # a reader who follows the link sees the same
+    tab.goto(address)  # a reader who follows the link sees the same
+    tab.wait_for_selector(f"#{name}[data-mounted]")
     assert seen(figure) == after
     figure.get_by_role("button", name="Reset").click()
     frames(tab)
