@@ -37,6 +37,7 @@ notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outpu
 bench: $(VENV)/installed  ## speed, as ratios against named peers; the last two write results/
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks.bench_diagonal
+	$(PY) -m benchmarks.bench_frames
 	$(PY) -m benchmarks.bench_sam
 	$(PY) -m benchmarks.bench_msam
 

@@ -1,11 +1,16 @@
-"""``python -m samkit list`` and ``python -m samkit run EXPERIMENT``: the experiments, recorded."""
+"""``python -m samkit list`` and ``python -m samkit run EXPERIMENT``: the experiments, recorded.
+
+Many runs at a time: ``--jobs`` on this machine, ``--dask`` on a cluster. One run on several GPUs:
+``torchrun --nproc-per-node 2 -m samkit run EXPERIMENT --scale paper``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from samkit import experiments, records
 
@@ -17,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "list":
             _list()
             return 0
-        return _run(options)
+        return _run_by_all(options)
     except (ValueError, ImportError, OSError) as error:
         print(f"samkit: {error}", file=sys.stderr)
         return 2
@@ -35,7 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--scale", help="ci, laptop or paper (default: $SAMKIT_SCALE, else ci)")
     run.add_argument("--seeds", type=_seeds, help="such as 0,1,2 (default: the scale's own)")
     run.add_argument("--budget-minutes", type=float, help="stop cleanly within that time")
-    run.add_argument("--jobs", type=int, default=1, help="processes; -1 for all cores")
+    run.add_argument(
+        "--jobs",
+        type=int,
+        help="runs at a time, each a process; -1 for all cores (default: 1, on a cluster all)",
+    )
+    run.add_argument(
+        "--dask", metavar="ADDRESS", help="run on the Dask cluster with this scheduler's address"
+    )
     run.add_argument("--cpu", action="store_true", help="scale paper without a GPU, knowingly")
     run.add_argument(
         "--drop-old", action="store_true", help="remove records made with other settings first"
@@ -62,18 +74,30 @@ def _list() -> None:
             print(f"  {scale:7}{have:4} of {len(wanted):3} runs recorded")
 
 
+def _run_by_all(options: argparse.Namespace) -> int:
+    """The first process leads; those that torchrun has started beside it share its runs."""
+    from samkit.experiments.sweep import dismiss, follow
+    from samkit.training.ranks import joined
+
+    with joined() as here:
+        if here.index > 0:
+            follow()
+            return 0
+        code = _run(options)
+        dismiss()
+        return code
+
+
 def _run(options: argparse.Namespace) -> int:
     from samkit.experiments.sweep import duration, stale, sweep
 
     scale = experiments.scale(options.scale)
     names = experiments.NAMES if options.experiment == "all" else (options.experiment,)
     jobs = options.jobs
+    if jobs is None:
+        jobs = -1 if options.dask else 1
     if jobs == 0 or jobs < -1:
         raise ValueError(f"--jobs {jobs}: pass a number of processes, or -1 for all cores")
-    if jobs == -1:
-        import joblib
-
-        jobs = joblib.cpu_count()
     started, left = time.monotonic(), 0
     for name in names:
         experiment = experiments.load(name)
@@ -89,15 +113,35 @@ def _run(options: argparse.Namespace) -> int:
         if minutes is not None:
             minutes = max(0.0, minutes - (time.monotonic() - started) / 60)
         print(f"{name} at scale {scale}", flush=True)
-        left += sweep(
-            name,
-            scale,
-            options.seeds,
-            budget_minutes=minutes,
-            jobs=jobs,
-            say=lambda line: print(line, flush=True),
-        ).left
+        with _cluster(options.dask):
+            left += sweep(
+                name,
+                scale,
+                options.seeds,
+                budget_minutes=minutes,
+                jobs=jobs,
+                say=lambda line: print(line, flush=True),
+            ).left
     return 3 if left else 0
+
+
+@contextmanager
+def _cluster(scheduler: str | None) -> Iterator[None]:
+    """Inside, joblib runs everything on the Dask cluster of that scheduler, if one is given."""
+    if scheduler is None:
+        yield
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ImportError("--dask needs Dask: pip install 'dask[distributed]'") from None
+    import joblib
+
+    with (
+        Client(scheduler, set_as_default=False) as client,
+        joblib.parallel_config(backend="dask", client=client),
+    ):
+        yield
 
 
 def _needs_gpu(configs: Sequence, duration) -> None:

@@ -105,13 +105,21 @@ def runs(experiment: str, scale: str) -> list[dict]:
 
 
 def append(
-    experiment: str, scale: str, config: Any, metrics: dict, *, seconds: float, data: str
+    experiment: str,
+    scale: str,
+    config: Any,
+    metrics: dict,
+    *,
+    seconds: float,
+    data: str,
+    place: dict[str, Any] | None = None,
 ) -> dict:
     """Add a finished run with what it was run on; returns the record once it is on the disk.
 
-    ``seconds`` is its wall time, ``data`` says which copy of the data it saw. Numbers keep six
-    digits. A line that an earlier interruption has cut off is removed with a warning. Raises
-    OSError, with the file as before, when the disk does not take the line.
+    ``seconds`` is its wall time, ``data`` says which copy of the data it saw, ``place`` is what
+    :func:`environment` said where it was run, by default here. Numbers keep six digits. A line that
+    an earlier interruption has cut off is removed with a warning. Raises OSError, with the file as
+    before, when the disk does not take the line.
     """
     config = plain(config)
     record = {
@@ -123,8 +131,7 @@ def append(
         "metrics": _rounded(plain(metrics)),
         "seconds": round(seconds, 3),
         "data": data,
-        "hardware": hardware(),
-        "versions": versions(),
+        **(environment() if place is None else place),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     path = runs_path(experiment, scale)
@@ -198,6 +205,11 @@ def _rounded(x: Any) -> Any:
     if isinstance(x, list):
         return [_rounded(v) for v in x]
     return float(f"{x:.6g}") if isinstance(x, float) else x
+
+
+def environment() -> dict[str, Any]:
+    """What this process runs on, as records have it: "hardware" and "versions"."""
+    return {"hardware": hardware(), "versions": versions()}
 
 
 def hardware() -> str:

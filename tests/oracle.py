@@ -12,7 +12,15 @@ Params = dict[str, Tensor]
 
 
 def dense(
-    net: nn.Module, loss_fn: Any, x: Any, y: Tensor, *, rho: float, m: int, normalize: bool = True
+    net: nn.Module,
+    loss_fn: Any,
+    x: Any,
+    y: Tensor,
+    *,
+    rho: float,
+    m: int,
+    normalize: bool = True,
+    decay: float = 0.0,
 ) -> Params:
     """(1/b) sum_G |G| grad L_G(w + delta_G) for every trainable parameter."""
     w = {k: p.detach().clone() for k, p in net.named_parameters() if p.requires_grad}
@@ -23,7 +31,8 @@ def dense(
 
         def L(v: Params, index: slice = index) -> Tensor:
             args = x[index] if isinstance(x, Tensor) else tuple(t[index] for t in x)
-            return loss_fn(functional_call(net, v, args), y[index]).mean()
+            half = 0.5 * sum(t.square().sum() for t in v.values())
+            return loss_fn(functional_call(net, v, args), y[index]).mean() + decay * half
 
         g = grad(L)(w)
         length = torch.cat([t.flatten() for t in g.values()]).norm()

@@ -7,7 +7,7 @@ import pytest
 
 from samkit import records
 from samkit.__main__ import main
-from samkit.experiments import classify, fig07_relu_network
+from samkit.experiments import classify, fig01_perturbations, fig07_relu_network
 
 NAME = "fig07_relu_network"
 
@@ -94,6 +94,47 @@ def test_old_records_can_be_dropped(monkeypatch, capsys):
 def test_paper_scale_without_a_gpu_says_what_it_would_cost(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(classify, "cost", lambda configs: 7200.0 * len(configs))
-    assert main(["run", "fig12_label_noise", "--scale", "paper", "--seeds", "0"]) == 2
+    assert main(["run", "fig01_perturbations", "--scale", "paper", "--seeds", "0"]) == 2
     error = capsys.readouterr().err
-    assert "these 2 runs would take about 4.0 h" in error and "--cpu" in error
+    assert "these 16 runs would take about 32.0 h" in error and "--cpu" in error
+
+
+#: samkit run ... --scale paper, in a tiny size, started by torchrun
+BY_TORCHRUN = """
+import sys
+import pytest
+from test_main import tiny_paper
+with pytest.MonkeyPatch.context() as patch:
+    sys.exit(tiny_paper(patch))
+"""
+
+
+def tiny_paper(monkeypatch):
+    """fig01 at scale paper with one epoch of an MLP; the exit code."""
+    monkeypatch.setitem(fig01_perturbations.EPOCHS, "paper", 1)
+    monkeypatch.setitem(fig01_perturbations.RADII, "paper", (0.1,))
+    monkeypatch.setattr(classify, "large", classify.small)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    return main(["run", "fig01_perturbations", "--scale", "paper", "--cpu", "--seeds", "0"])
+
+
+def test_torchrun_shares_every_run_between_its_processes(tmp_path, monkeypatch):
+    name = "fig01_perturbations"
+    assert tiny_paper(monkeypatch) == 0
+    one = records.runs(name, "paper")
+
+    monkeypatch.setenv("SAMKIT_RESULTS", str(tmp_path / "two"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), *sys.path]))
+    script = tmp_path / "by_torchrun.py"
+    script.write_text(BY_TORCHRUN)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, script], capture_output=True, text=True, check=True)
+    two = records.runs(name, "paper")
+
+    assert done.stdout.count("[4/4]") == 1  # one of them leads
+    assert not list((tmp_path / "two" / "checkpoints").iterdir())
+    assert [r["hash"] for r in one] == [r["hash"] for r in two]
+    assert two[0]["hardware"] == f"2 processes, the first on {one[0]['hardware']}"
+    for a, b in zip(one, two, strict=True):
+        for measure in ("train_loss", "test_loss", "test_error"):
+            assert b["metrics"][measure] == pytest.approx(a["metrics"][measure], rel=1e-3)

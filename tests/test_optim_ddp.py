@@ -44,19 +44,21 @@ def optimizer(model, x, y, per_rank):
         opt.step(closure)
 
 
-def gradient(model, x, y, m, method):
+def gradient(model, x, y, m, method, decay=0.0):
     for _ in range(2):
         model.zero_grad()
-        msam_grad(model, losses, x, y, rho=RHO, m=m, method=method)
+        msam_grad(model, losses, x, y, rho=RHO, m=m, method=method, weight_decay=decay)
 
 
-#: name -> (what each rank does, the m of all data that it amounts to)
+#: name -> (what each rank does, the m of all data that it amounts to, weight decay)
 CASES = {
-    "SAM, synchronized": (lambda *a: optimizer(*a, per_rank=False), B),
-    "SAM, per rank": (lambda *a: optimizer(*a, per_rank=True), B // RANKS),
-    "m-SAM, loop": (lambda *a: gradient(*a, 2, "loop"), 2),
-    "m-SAM, ghost": (lambda *a: gradient(*a, 2, "ghost"), 2),
-    "m-SAM, ghost, whole": (lambda *a: gradient(*a, None, "ghost"), B // RANKS),
+    "SAM, synchronized": (lambda *a: optimizer(*a, per_rank=False), B, 0.0),
+    "SAM, per rank": (lambda *a: optimizer(*a, per_rank=True), B // RANKS, 0.0),
+    "m-SAM, loop": (lambda *a: gradient(*a, 2, "loop"), 2, 0.0),
+    "m-SAM, ghost": (lambda *a: gradient(*a, 2, "ghost"), 2, 0.0),
+    "m-SAM, ghost, whole": (lambda *a: gradient(*a, None, "ghost"), B // RANKS, 0.0),
+    "m-SAM, loop, weight decay": (lambda *a: gradient(*a, 2, "loop", 0.2), 2, 0.2),
+    "m-SAM, ghost, weight decay": (lambda *a: gradient(*a, 2, "ghost", 0.2), 2, 0.2),
 }
 
 
@@ -64,7 +66,7 @@ def rank(i: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=i, world_size=RANKS)
     torch.set_num_threads(1)
     found = {}
-    for name, (do, _) in CASES.items():
+    for name, (do, *_) in CASES.items():
         net, x, y = data()
         part = slice(i * B // RANKS, (i + 1) * B // RANKS)
         model = DistributedDataParallel(net)
@@ -88,6 +90,7 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_every_rank_has_the_gradient_of_all_data(found, name):
     net, x, y = data()
-    true = dense(net, losses, x, y, rho=RHO, m=CASES[name][1])
+    _, m, decay = CASES[name]
+    true = dense(net, losses, x, y, rho=RHO, m=m, decay=decay)
     for grads in found:
         assert relative(grads[name], true) < 1e-12

@@ -24,3 +24,12 @@ def test_every_public_name_is_there():
     assert set(samkit.__all__) <= set(dir(samkit))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = samkit.nothing
+
+
+def test_the_table_of_contents_names_everything():
+    for name in samkit.__all__:
+        assert (
+            f"``{name}``" in samkit.__doc__
+            or f"``samkit.{name}``" in samkit.__doc__
+            or (name == "__version__")
+        )

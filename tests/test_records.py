@@ -144,3 +144,22 @@ def test_dropping_keeps_the_rest():
     add(1)
     assert records.keep("experiment", "ci", {kept["hash"]}) == 1
     assert records.runs("experiment", "ci") == [kept]
+
+
+def test_provenance_says_where_runs_come_from():
+    with pytest.raises(ValueError, match="python -m samkit run EXPERIMENT records some"):
+        records.provenance([])
+    found = [add(3), add(1), add(1)]
+    found[0] |= {"date": "2026-02-01T10:00:00", "data": "another copy"}
+    found[1] |= {"date": "2026-01-31T23:00:00"}
+    found[2] |= {"date": "2026-01-31T10:00:00"}
+    hardware, versions = found[0]["hardware"], found[0]["versions"]
+    assert records.provenance(found).split("\n") == [
+        "3 recorded runs, seeds 1, 3",
+        "on 2026-01-31 to 2026-02-01",
+        f"hardware: {hardware}",
+        "data: another copy",
+        "data: made up",
+        ", ".join(f"{k} {versions[k]}" for k in ("samkit", "torch", "numpy") if k in versions),
+    ]
+    assert "on 2026-01-31\n" in records.provenance(found[1:])

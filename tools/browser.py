@@ -55,5 +55,18 @@ def find_or_get() -> str:
     )
 
 
+def accessibility_faults(page) -> list[str]:
+    """What axe-core finds wrong with a page as it is, one line for each element."""
+    from axe_playwright_python.base import AXE_FILE_PATH
+
+    page.evaluate(Path(AXE_FILE_PATH).read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document)")
+    return [
+        f"{fault['id']}: {fault['help']}: {node['html'][:120]}"
+        for fault in found["violations"]
+        for node in fault["nodes"]
+    ]
+
+
 if __name__ == "__main__":
     print(f"browser: {find_or_get()}")

@@ -1,6 +1,7 @@
 """The interactive figures outside the book: `python -m tools.interactive write` or `serve`.
 
-``write`` draws their pictures for pages without scripts; ``serve`` shows all figures on one page.
+``write`` draws their pictures for pages without scripts, after it has written the recorded runs
+that one of them shows as a module, esm/switch-data.mjs; ``serve`` shows all figures on one page.
 Their modules run in the node that Playwright brings along.
 """
 
@@ -11,18 +12,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from html import escape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import numpy as np
 from playwright._impl._driver import compute_driver_executable
 
 from samkit import interactive
 
 WIDTH = 680
+RECORDS = Path(__file__).parents[1] / "results" / "fig08_fine_tuning-laptop.jsonl"
 
 
 def run(module: str, function: str, *arguments: Any) -> Any:
@@ -61,6 +66,45 @@ def picture(name: str) -> str:
     )
 
 
+def switch_data() -> str:
+    """The module switch-data.mjs: test and validation errors over the epochs of Figure 8's runs.
+
+    Those of one training with a switch, and the first trainings of the fine-tuning runs, which have
+    none. An error in units of 0.0001 is three digits to the base 36, one string for each seed.
+    """
+    from samkit.experiments import fig08_fine_tuning as fine_tuning  # imports torch
+
+    found: dict[tuple[str, int], list[dict]] = {}
+    for record in map(json.loads, RECORDS.read_text(encoding="utf-8").splitlines()):
+        setting = fine_tuning.setting(record["config"])
+        first, then = setting["run"].split(" -> ")
+        if first == then or setting["switch"]:
+            epochs = record["config"]["recipes"][0]["epochs"]
+            found.setdefault((first, setting["switch"] or epochs), []).append(record)
+    runs = [
+        {"first": first, "at": at}
+        | {
+            name: [
+                "".join(map(_three_digits, r["metrics"]["history"][f"{name}_error"][:epochs]))
+                for r in sorted(records, key=lambda record: record["seed"])
+            ]
+            for name in ("test", "validation")
+        }
+        for (first, at), records in found.items()
+        if first != "128-SAM"
+    ]
+    lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)
+    return (
+        "// Written by `python -m tools.interactive write`: " + RECORDS.name + ", errors in\n"
+        "// units of 0.0001 over the epochs, each three digits to the base 36, a string a seed.\n"
+        f"export const runs = [\n{lines},\n];\n"
+    )
+
+
+def _three_digits(error: float) -> str:
+    return np.base_repr(round(10_000 * error), 36).lower().zfill(3)
+
+
 def _node(script: str, *arguments: str) -> Any:
     node = compute_driver_executable()[0]
     done = subprocess.run(
@@ -89,18 +133,33 @@ def write_site(
     (folder / "index.html").write_text(PAGE.format(theme=theme, figures=figures), encoding="utf-8")
 
 
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(names: Sequence[str] = interactive.NAMES, theme: str = "light") -> Iterator[str]:
+    """The address of a page with these figures, served on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_site(Path(folder), names, theme)
+        handler = partial(_Quiet, directory=folder)
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}/"
+            server.shutdown()
+
+
 def serve() -> None:
     """All figures on one page, until interrupted."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_site(Path(folder))
-        handler = partial(SimpleHTTPRequestHandler, directory=folder)
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            print(f"http://127.0.0.1:{server.server_port}/", flush=True)
-            server.serve_forever()
+    with serving() as address:
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+        Event().wait()
 
 
 def write() -> None:
-    """The pictures of all figures."""
+    """The recorded runs, and the pictures of all figures."""
+    (interactive.ESM / "switch-data.mjs").write_text(switch_data(), encoding="utf-8")
     interactive.PICTURES.mkdir(exist_ok=True)
     for name in interactive.NAMES:
         path = interactive.PICTURES / f"{name}.svg"

@@ -35,15 +35,15 @@ RULES = {
 }
 EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
 #: how many training examples sharpness is measured on, and over groups of which sizes
-MEASURED = {"ci": (128, (16, 128)), "laptop": (512, (1, 16, 512)), "paper": (1024, (16, 1024))}
+MEASURED = {"ci": (128, (16, 128)), "laptop": (128, (1, 16, 128)), "paper": (1024, (16, 1024))}
 
 
 @dataclass(frozen=True)
 class Config(classify.Config):
     """A run, and what is measured at its end: ``sizes`` are the values of m."""
 
-    examples: int = 512
-    sizes: tuple[int, ...] = (1, 16, 512)
+    examples: int = 128
+    sizes: tuple[int, ...] = (1, 16, 128)
     radii: tuple[float, ...] = (0.03, 0.1, 0.3)
     steps: int = 10
     restarts: int = 1

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from threading import Lock
 from typing import Any
 
+import torch
+
 from samkit import experiments, records
+from samkit.training.ranks import Ranks
 
 
 class OutOfTime(Exception):
@@ -43,16 +46,22 @@ def sweep(
     jobs: int = 1,
     say: Callable[[str], object] = print,
 ) -> Outcome:
-    """Runs what is not recorded yet, in ``jobs`` processes, and records it.
+    """Runs what is not recorded yet, ``jobs`` at a time (-1: as many as there are), and records it.
 
-    Within ``joblib.parallel_config(backend=...)`` the runs go to that backend, such as a Dask or
-    Ray cluster. With a budget no run is begun that would not end in time, judging by the runs
-    before; a run that is still going then stops at the end of its epoch, and resumes from there
-    the next time. Every process takes one thread, except at scale "paper".
+    The runs go to processes of this machine, or within ``joblib.parallel_config(backend=...)`` to
+    that backend, such as a Dask or Ray cluster whose workers have one thread each. This process
+    writes all records; checkpoints are written where a run is, to the same path. With a budget no
+    run is begun that would not end in time, judging by the runs before; a run that is still going
+    then stops at the end of its epoch, and resumes from there the next time. Every process takes
+    one thread for its computations, except at scale "paper".
 
-    Raises ValueError for unknown names and for records of other settings.
+    Where torchrun has started several processes, all of them share every run: the first calls this,
+    the others :func:`follow` it.
+
+    Raises ValueError for unknown names, for records of other settings, and for two runs at once in
+    one process.
     """
-    from joblib import Parallel, delayed
+    from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 
     experiment = experiments.load(name)
     scale = experiments.scale(scale)
@@ -74,17 +83,22 @@ def sweep(
                 return
             yield config
 
-    threads = 1 if scale != "paper" else max(1, (os.cpu_count() or 1) // jobs)
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=jobs)
-    for config, metrics, seconds in parallel(
-        delayed(_one)(name, config, checkpoint(name, scale, config), deadline, threads)
+    jobs = effective_n_jobs(-1) if jobs == -1 else jobs
+    processes = Ranks.here().count
+    if processes > 1 and jobs > 1:
+        raise ValueError(f"{processes} processes share each run: take one at a time, not {jobs}")
+    threads = 1 if scale != "paper" else max(1, cpu_count() // (jobs * processes))
+    # one by one, so that each is recorded when it is done
+    one_by_one = {"return_as": "generator_unordered", "pre_dispatch": jobs, "batch_size": 1}
+    for config, metrics, seconds, place in Parallel(n_jobs=jobs, **one_by_one)(
+        delayed(_all)(name, config, checkpoint(name, scale, config), deadline, threads)
         for config in in_time()
     ):
         if metrics is None:
             say(f"time is up: {describe(config)} goes on from its checkpoint next time")
             continue
         data = metrics.pop("data")
-        records.append(name, scale, config, metrics, seconds=seconds, data=data)
+        records.append(name, scale, config, metrics, seconds=seconds, data=data, place=place)
         for file in checkpoint(name, scale, config).parent.glob(
             f"{checkpoint(name, scale, config).name}.*"
         ):
@@ -102,12 +116,38 @@ def sweep(
     return outcome
 
 
+def _all(*task: Any) -> tuple[Any, dict | None, float, dict]:
+    """One run, shared by all processes that torchrun has started."""
+    ranks = Ranks.here()
+    config, metrics, seconds, place = _one(*ranks.from_first(task))
+    if ranks.count > 1:
+        place["hardware"] = f"{ranks.count} processes, the first on {place['hardware']}"
+    return config, metrics, seconds, place
+
+
+def follow() -> None:
+    """Every process but the first: its share of each run, until the first one is done."""
+    while (task := Ranks.here().from_first(None)) is not None:
+        _one(*task)
+
+
+def dismiss() -> None:
+    """The first process, when it is done: the others need not follow any more."""
+    Ranks.here().from_first(None)
+
+
+_alone = Lock()
+
+
 def _one(
     name: str, config: Any, checkpoint: Path, deadline: float | None, threads: int
-) -> tuple[Any, dict | None, float]:
-    """One run in a worker: (config, its metrics or None when time was up, seconds)."""
-    import torch
-
+) -> tuple[Any, dict | None, float, dict]:
+    """One run in a worker: (config, its metrics or None when time was up, seconds, place)."""
+    if not _alone.acquire(blocking=False):
+        raise ValueError(
+            "two runs in one process would mix up their random numbers: give every worker one "
+            "thread (dask worker --nthreads 1)"
+        )
     torch.set_num_threads(threads)
     started = time.time()
 
@@ -118,8 +158,10 @@ def _one(
     try:
         metrics = experiments.load(name).run(config, checkpoint=checkpoint, progress=progress)
     except OutOfTime:
-        return config, None, time.time() - started
-    return config, metrics, time.time() - started
+        metrics = None
+    finally:
+        _alone.release()
+    return config, metrics, time.time() - started, records.environment()
 
 
 def checkpoint(name: str, scale: str, config: Any) -> Path:

@@ -8,6 +8,12 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 
 ===================  ==========================================================================
 ``m-dial``           two weights, eight examples, a perturbation for every m of them
+``diagonal-lab``     sparse regression in 10,001 steps, the theorem checked, the rule broken
+``entropy``          the hyperbolic entropy of two coefficients, and the solution that has least
+``sharpness``        a ball around the weights: one step of SAM against the true maximum
+``convergence``      the bound of the theorem over the steps, against runs of stochastic SAM
+``relu-network``     a ReLU network on twelve points trains: gradient descent beside SAM
+``switch-on``        recorded runs: SAM switched on, or off, at an epoch of training
 ===================  ==========================================================================
 
 Needs anywidget (the extra ``interactive``) in a notebook, nothing in a page.
@@ -23,7 +29,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-NAMES = ("m-dial",)
+NAMES = (
+    "m-dial",
+    "diagonal-lab",
+    "entropy",
+    "sharpness",
+    "convergence",
+    "relu-network",
+    "switch-on",
+)
 ESM = Path(__file__).parent / "esm"
 PICTURES = Path(__file__).parent / "pictures"
 

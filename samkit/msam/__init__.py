@@ -38,6 +38,7 @@ def msam_grad(
     rho: float,
     m: int | None = None,
     normalize: bool = True,
+    weight_decay: float = 0.0,
     method: str = "auto",
     max_bytes: int = 4 * 2**30,
 ) -> Tensor:
@@ -49,8 +50,9 @@ def msam_grad(
         p.grad += (1/b) sum_G |G| grad L_G(w + delta_G),
         delta_G = rho grad L_G(w) / ||grad L_G(w)||, or rho grad L_G(w) if not `normalize`.
 
-    L_G is the mean loss of the group, the norm goes over all trainable parameters together, and
-    delta_G = 0 where the gradient is 0. Both passes see the same dropout masks.
+    L_G is the mean loss of the group plus weight_decay ||w||^2 / 2, the norm goes over all
+    trainable parameters together, and delta_G = 0 where the gradient is 0. Both passes see the same
+    dropout masks. The loss returned is without weight decay.
 
     Args:
         model: called as model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a
@@ -60,6 +62,8 @@ def msam_grad(
         rho: the radius of the perturbation, in the units of the weights, at least 0.
         m: the size of a group, 1 <= m <= b; None for the whole batch (SAM as usually run).
         normalize: whether delta_G has length rho or rho times the gradient's.
+        weight_decay: of the loss, at least 0, so it is in delta_G as well; an optimizer's own is
+            in the step alone.
         method: "loop" runs two passes for each group; "ghost" runs two for all of them, see
             `ghost.py`; "auto" takes the ghost path where it is proven equal, times both in the
             first few calls of each shape, and stays with the faster one. The two agree to rounding;
@@ -68,7 +72,8 @@ def msam_grad(
             larger batch is done in parts of some groups each.
 
     Raises:
-        ValueError: rho, m, method, or the shapes of inputs, targets or losses do not fit.
+        ValueError: rho, m, weight_decay, method, or the shapes of inputs, targets or losses do not
+            fit.
         Undefined: BatchNorm in train mode and m < b (method "loop" allows it: each group is then
             normalized by its own statistics).
         Unsupported: method "ghost", and the model is one that only the loop is right for.
@@ -81,15 +86,20 @@ def msam_grad(
     batch = Batch(inputs, targets)
     params = [p for p in model.parameters() if p.requires_grad]
     m = len(batch) if m is None else m
-    _check(rho, m, len(batch), method, params)
-    same: dict[str, Any] = {"rho": rho, "m": m, "normalize": normalize}
+    _check(rho, m, len(batch), weight_decay, method, params)
+    same: dict[str, Any] = {
+        "rho": rho,
+        "m": m,
+        "normalize": normalize,
+        "weight_decay": weight_decay,
+    }
 
     with _all_or_nothing(params) as start_again, torch.enable_grad():
         if method == "loop" or m == len(batch):
             return loop(model, loss_fn, batch, params, **same)
         if any(map(_mixes_examples, model.modules())):
             raise Undefined(BATCH_NORM)
-        plan = plan_for(model, loss_fn, batch, params, m=m)
+        plan = plan_for(model, loss_fn, batch, params, m=m, decays=weight_decay > 0)
         at_once = max(1, max_bytes // max(1, plan.bytes))
         if method == "ghost":
             if plan.refused:
@@ -108,9 +118,12 @@ def msam_grad(
             return loop(model, loss_fn, batch, params, **same)
 
 
-def _check(rho: float, m: int, b: int, method: str, params: Sequence[Tensor]) -> None:
-    if not 0 <= rho < float("inf"):
-        raise ValueError(f"rho must be a number >= 0, not {rho}")
+def _check(
+    rho: float, m: int, b: int, weight_decay: float, method: str, params: Sequence[Tensor]
+) -> None:
+    for name, value in (("rho", rho), ("weight_decay", weight_decay)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be a number >= 0, not {value}")
     if isinstance(m, bool) or not isinstance(m, int) or not 1 <= m <= b:
         raise ValueError(f"m, the size of a group, must be an integer from 1 to {b}, not {m}")
     if method not in ("auto", "ghost", "loop"):

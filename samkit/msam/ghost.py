@@ -7,6 +7,13 @@ Two passes over the whole batch, with delta_G = s_G grad L_G and s_G its normali
 2. forward of every example at its own group's weights w + s_G sum_i g_i a_i^T; an ordinary
    backward, with a, g and s constant, adds (1/b) sum_j grad l_j(w + delta_G(j)) to p.grad.
 
+Weight decay in the loss adds k w, with k = |G| weight_decay, to a group's summed gradient. Every z
+is proportional to its layer's weights. So the norm needs <sum_i g_i a_i^T, w> = sum_i <g_i, z_i>;
+and the weights of step 2, w + s_G (sum_i g_i a_i^T + k w), are (1 + c_G) (w + s'_G sum_i g_i a_i^T)
+with c_G = s_G k and s'_G = s_G / (1 + c_G), so they give 1 + c_G times the z for s'_G. The
+gradient's own part weight_decay (w + delta_G), averaged over the groups, takes one more weight
+gradient at w, with each example weighted by s_G.
+
 Layers are found by the torch functions that they call, not by their class: every call that is given
 a trainable parameter goes through its rule or is refused. So a parameter used twice, or in a way
 without a rule, is seen; and a parameter that reaches the loss unseen (a custom autograd function)
@@ -18,6 +25,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -42,6 +50,7 @@ def ghost(
     rho: float,
     m: int,
     normalize: bool,
+    weight_decay: float,
     at_once: int,
 ) -> Tensor:
     """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w.
@@ -54,7 +63,7 @@ def ghost(
     for start, stop in pairwise([*starts, b]):
         groups = max(1, (stop - start) // m)
         part = batch.part(start, stop)
-        losses = _part(model, loss_fn, part, params, rho, groups, normalize, b)
+        losses = _part(model, loss_fn, part, params, rho, groups, normalize, weight_decay, b)
         total = total + losses.sum()
     return total / b
 
@@ -67,35 +76,57 @@ def _part(
     rho: float,
     groups: int,
     normalize: bool,
+    weight_decay: float,
     b: int,
 ) -> Tensor:
     """The share of groups of one size, all at once; returns the losses at w, (len(part),)."""
     noise = passes.Noise(params)
     no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
-    record = Record(params, groups)
+    record = Record(params, groups, decays=weight_decay > 0)
     with no_sync(), _eager(model):
         with record:
             losses = per_example(loss_fn, model, part)
         record.backward(losses)
-    norms = record.squared_norms()
+    k = weight_decay * len(part) / groups
+    norms = record.squared_norms(k)
     finite(losses, norms)
     rate = (
         torch.where(norms > 0, norms.rsqrt(), 0.0)
         if normalize
         else norms.new_full((groups,), groups / len(part))
     )
-    s = rho * rate  # delta_G = s_G * sum over the group of grad l_i
+    s = rho * rate  # delta_G = s_G * (sum over the group of grad l_i + k w)
+    c = s * k
+    if weight_decay:
+        _add_decay(params, record.weighted_gradients(s), weight_decay * len(part) / b, c)
 
     noise.replay()
     with _eager(model), no_sync() if not part.last else nullcontext():
-        with Replay(record, s):
+        with Replay(record, s / (1 + c), c):
             perturbed = per_example(loss_fn, model, part)
         (perturbed.sum() / b).backward()
     return losses.detach()
 
 
+def _add_decay(
+    params: Sequence[Tensor], moves: Sequence[Tensor | None], factor: float, c: Tensor
+) -> None:
+    """p.grad += factor * mean over the groups of (w + delta_G), delta_G = move_G + c_G w."""
+    for p, summed in zip(params, moves, strict=True):
+        decay = p.detach() * (factor * (1 + c.mean()))
+        if summed is not None:
+            decay += summed * (factor / len(c))
+        p.grad = decay if p.grad is None else p.grad.add_(decay)
+
+
 def prove(
-    model: nn.Module, loss_fn: LossFn, batch: Batch, params: Sequence[Tensor], *, m: int
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Batch,
+    params: Sequence[Tensor],
+    *,
+    m: int,
+    decays: bool,
 ) -> int:
     """Raises Unsupported unless the ghost path is right for this model on batches of this shape.
 
@@ -107,7 +138,7 @@ def prove(
     groups = len(batch) // m
     part = batch.part(0, groups * m)
     part = Batch(mapped(_stand_in, part.inputs), part.targets)
-    record = Record(params, groups)
+    record = Record(params, groups, decays)
     with getattr(model, "no_sync", nullcontext)(), _eager(model), _no_checkpointing(), record:
         losses = per_example(loss_fn, model, part)
     inputs = [t for t in leaves(part.inputs) if t.requires_grad]
@@ -176,12 +207,13 @@ class _Intercept(TorchFunctionMode, ABC):
 class Record(_Intercept):
     """The first pass: a `Site` for each visited call, in the order of the calls."""
 
-    def __init__(self, params: Sequence[Tensor], groups: int) -> None:
+    def __init__(self, params: Sequence[Tensor], groups: int, decays: bool) -> None:
         super().__init__(params)
-        self.params, self.groups = list(params), groups
+        self.params, self.groups, self.decays = list(params), groups, decays
         self.sites: list[Site] = []
         self.used: list[tuple[int, ...]] = []  # which parameters, call by call
         self.edges: list[GradientEdge] = []
+        self.decay: list[_Decaying] = []  # with weight decay, call by call
 
     def visit(self, call: Call, rule: type[Site]) -> Tensor:
         mine = [p is not None and id(p) in self.ids for p in call.parameters]
@@ -191,10 +223,15 @@ class Record(_Intercept):
         if any(set(used) & set(before) for before in self.used):
             raise Unsupported("a parameter that is used twice")
         site = rule(call, (mine[0], mine[1]), self.groups)
-        z = site.forward(call.with_parameters(lambda p: _stand_in(p) if id(p) in self.ids else p))
+        stands_in = call.with_parameters(lambda p: _stand_in(p) if id(p) in self.ids else p)
+        z = site.forward(stands_in)
         self.sites.append(site)
         self.used.append(used)
         self.edges.append(get_gradient_edge(z))
+        if self.decays:
+            if not site.proportional:
+                raise Unsupported("weight decay, and a layer not proportional to what is trained")
+            self.decay.append(_Decaying(stands_in, z.detach(), z._version))
         return z
 
     def grads(
@@ -215,29 +252,59 @@ class Record(_Intercept):
 
     def backward(self, losses: Tensor) -> None:
         """Gives each site its g, the gradient of the summed losses by the call's output."""
-        grads = self.grads(losses.sum())
-        for site, g in zip(self.sites, grads, strict=True):
+        self.gradients = self.grads(losses.sum(), retain_graph=self.decays)
+        for site, g in zip(self.sites, self.gradients, strict=True):
             site.receive(g)
-        self.edges.clear()
+        if not self.decays:
+            self.edges.clear()
+            del self.gradients
 
-    def squared_norms(self) -> Tensor:
-        """||sum over the group of grad l_i||^2 over all parameters, shape (G,)."""
+    def squared_norms(self, k: float) -> Tensor:
+        """||k w + sum over the group of grad l_i||^2 over all parameters, shape (G,)."""
         device = self.params[0].device
         total = torch.zeros(self.groups, device=device)
         with torch.autocast(device.type, enabled=False), torch.no_grad():
+            if k:
+                total = (
+                    total + 2 * k * self.inner() + k**2 * sum(p.square().sum() for p in self.params)
+                )
             for site in self.sites:
                 if site.reached:
                     total = total + site.squared_norms()
+        return total.clamp(min=0)  # rounding, where weight decay balances the gradient
+
+    def inner(self) -> Tensor:
+        """<sum over the group of grad l_i, w> = sum of <g, z>, shape (G,)."""
+        total = torch.zeros(self.groups, device=self.params[0].device)
+        for site, g, first in zip(self.sites, self.gradients, self.decay, strict=True):
+            if g is not None:
+                z = first.z if first.z._version == first.version else site.forward(first.call)
+                products = site.by_group(site.learning(g.to(site.dtype)) * z.to(site.dtype))
+                total = total + products.flatten(1).sum(1)
         return total
+
+    def weighted_gradients(self, s: Tensor) -> list[Tensor | None]:
+        """sum_G s_G sum over the group of grad l_i, for each parameter."""
+        found: dict[int, Tensor] = {}
+        for k, (g, first) in enumerate(zip(self.gradients, self.decay, strict=True)):
+            if g is not None:
+                stand_ins = [p for p in first.call.parameters if p is not None]
+                weighted = g * _rows(s, g).to(g.dtype)
+                grads = torch.autograd.grad(self.edges[k], stand_ins, weighted, retain_graph=True)
+                found |= zip(self.used[k], grads, strict=True)
+        self.edges.clear()
+        self.decay.clear()
+        del self.gradients
+        return [found.get(id(p)) for p in self.params]
 
 
 class Replay(_Intercept):
-    """The second pass: the same calls, at each group's own weights."""
+    """The second pass: the same calls, at each group's own weights (1 + c_G)(w + s_G ...)."""
 
-    def __init__(self, record: Record, s: Tensor) -> None:
+    def __init__(self, record: Record, s: Tensor, c: Tensor) -> None:
         super().__init__(record.params)
         self.expected = iter(zip(record.sites, record.used, strict=True))
-        self.s = s
+        self.s, self.c = s, c if record.decays else None
 
     def visit(self, call: Call, rule: type[Site]) -> Tensor:
         site, used = next(self.expected, (None, None))
@@ -245,7 +312,30 @@ class Replay(_Intercept):
             raise Unsupported("a model that calls its layers differently in the second pass")
         if not site.reached:
             return site.forward(call)
-        return site.perturbed(call, self.s.to(site.dtype))
+        s = self.s.to(site.dtype)
+        if self.c is None:
+            return site.perturbed(call, s)
+        # z is multiplied by 1 + c, and so is the gradient by the input, but not that by the weights
+        a = call.input
+        if a.requires_grad:
+            a = a + _rows(self.c, a) * (a - a.detach())
+        z = site.perturbed(replace(call, input=a), s)
+        return z + (_rows(self.c, z) * z.detach()).to(z.dtype)
+
+
+@dataclass
+class _Decaying:
+    """A call of the first pass with stand-ins for its parameters, and its z as it was then."""
+
+    call: Call
+    z: Tensor
+    version: int
+
+
+def _rows(per_group: Tensor, x: Tensor) -> Tensor:
+    """(G,) -> (rows, 1, ...), each group's number for its rows of x."""
+    rows = per_group.repeat_interleave(len(x) // len(per_group))
+    return rows.view(-1, *[1] * (x.dim() - 1))
 
 
 def _name(func: Callable) -> str:

@@ -65,6 +65,8 @@ class Site(ABC):
         self.a = call.input.detach()
         self.version = self.a._version
         self.reached = False  # whether the loss depends on z; if so g is its gradient by z
+        #: whether z is proportional to (w, bias): then c w moves z by c z
+        self.proportional = moves == tuple(p is not None for p in call.parameters) and moves[0]
         self.dtype = next(p.dtype for p in call.parameters if p is not None)
         if self.a.shape[0] % groups:
             raise Unsupported(f"an input of shape {tuple(self.a.shape)} has not the batch first")
@@ -76,6 +78,10 @@ class Site(ABC):
         self.reached, self.g = True, g.to(self.dtype)
         if self.a.is_floating_point():
             self.a = self.a.to(self.dtype)
+
+    def learning(self, g: Tensor) -> Tensor:
+        """g where it reaches the weights, 0 elsewhere."""
+        return g
 
     @abstractmethod
     def forward(self, call: Call) -> Tensor:
@@ -279,13 +285,16 @@ class Lookup(Site):
     def forward(self, call: Call) -> Tensor:
         return call.function(call.input, call.weight, **call.options)
 
+    def learning(self, g: Tensor) -> Tensor:
+        if self.padding_idx is None:
+            return g
+        return g * (self.a != self.padding_idx % self.size).unsqueeze(-1)
+
     def squared_norms(self) -> Tensor:
         group = torch.arange(self.groups, device=self.a.device)
         pairs = self.by_group(self.a).flatten(1) + self.size * group[:, None]
         unique, self.inverse = pairs.flatten().unique(return_inverse=True)
-        g = self.g.reshape(-1, self.g.shape[-1])
-        if self.padding_idx is not None:
-            g = g * (self.a.flatten() != self.padding_idx % self.size)[:, None]
+        g = self.learning(self.g).reshape(-1, self.g.shape[-1])
         self.sums = g.new_zeros(len(unique), g.shape[1]).index_add(0, self.inverse, g)
         self.group = torch.div(unique, self.size, rounding_mode="floor")
         return g.new_zeros(self.groups).index_add(0, self.group, self.sums.square().sum(1))

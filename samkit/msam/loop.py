@@ -21,8 +21,12 @@ def loop(
     rho: float,
     m: int,
     normalize: bool,
+    weight_decay: float,
 ) -> Tensor:
-    """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w."""
+    """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w.
+
+    L_G has weight_decay ||w||^2 / 2 in it, the loss returned has not.
+    """
     no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
     radii = [float(rho)] * len(params)
     moved = passes.Moves()
@@ -31,7 +35,8 @@ def loop(
         noise = passes.Noise(params)
         with no_sync():
             losses = per_example(loss_fn, model, group)
-        grads = torch.autograd.grad(losses.mean(), params, allow_unused=True)
+        decay = half_squares(params, weight_decay)
+        grads = torch.autograd.grad(losses.mean() + decay, params, allow_unused=True)
         finite(losses, perturb.norm(grads))
         delta = (
             perturb.sam(grads, radii) if normalize else perturb.unnormalized(grads, radii, radii)
@@ -40,6 +45,12 @@ def loop(
         with moved(params, delta), passes.kept(passes.tracked(model.modules())):
             with nullcontext() if group.last else no_sync():
                 perturbed = per_example(loss_fn, model, group)
-                (perturbed.sum() / len(batch)).backward()
+                decay = len(group) * half_squares(params, weight_decay)
+                ((perturbed.sum() + decay) / len(batch)).backward()
         total = total + losses.detach().sum()
     return total / len(batch)
+
+
+def half_squares(params: Sequence[Tensor], weight_decay: float) -> Tensor | float:
+    """weight_decay ||w||^2 / 2, 0.0 without."""
+    return 0.5 * weight_decay * sum(p.square().sum() for p in params) if weight_decay else 0.0

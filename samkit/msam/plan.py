@@ -68,11 +68,18 @@ _PLANS: WeakKeyDictionary[nn.Module, dict[Hashable, Plan]] = WeakKeyDictionary()
 
 
 def plan_for(
-    model: nn.Module, loss_fn: LossFn, batch: Batch, params: Sequence[Tensor], *, m: int
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Batch,
+    params: Sequence[Tensor],
+    *,
+    m: int,
+    decays: bool,
 ) -> Plan:
     """The plan for this model, loss and shape of batch; made when they are first seen together."""
     key = (
         m,
+        decays,
         tuple((t.shape, t.dtype, t.device) for t in leaves((batch.inputs, batch.targets))),
         getattr(loss_fn, "__code__", type(loss_fn)),
         tuple(module.training for module in model.modules()),
@@ -84,7 +91,8 @@ def plan_for(
         noise = passes.Noise(params)
         device = params[0].device
         try:
-            plans[key] = Plan(device, bytes=prove(model, loss_fn, batch, params, m=m))
+            bytes = prove(model, loss_fn, batch, params, m=m, decays=decays)
+            plans[key] = Plan(device, bytes=bytes)
         except Unsupported as reason:
             plans[key] = Plan(device, refused=str(reason))
         noise.replay()

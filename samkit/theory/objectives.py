@@ -23,22 +23,20 @@ def quadratic_maximum(
         raise ValueError(f"rho={rho}: pass a radius above 0")
     values, vectors = np.linalg.eigh(hessian)
     q = vectors.T @ gradient
-    least = max(values[-1], 0.0)
+    gaps = max(values[-1], 0.0) - values
 
-    def step(s: float) -> np.ndarray:
-        gap = s - values
+    def step(t: float) -> np.ndarray:  # s is t above its least value: nothing cancels
+        gap = t + gaps
         return np.divide(q, gap, out=np.zeros_like(q), where=gap > 0)
 
     scale = 1e-12 * (np.abs(values).max() + np.linalg.norm(q) / rho)
     if values[-1] < 0 and np.linalg.norm(step(0.0)) <= rho:
         best = step(0.0)
-    elif np.linalg.norm(step(least + scale)) < rho:
-        best = np.where(values < least - scale, step(least), 0.0)
+    elif np.linalg.norm(step(scale)) < rho:
+        best = np.where(gaps > scale, step(0.0), 0.0)
         best[-1] += np.sqrt(max(rho**2 - best @ best, 0.0))
     else:
-        highest = least + np.linalg.norm(q) / rho
-        s = brentq(
-            lambda s: rho / np.linalg.norm(step(s)) - 1, least + scale, highest + scale, xtol=1e-15
-        )
-        best = step(s)
+        highest = scale + np.linalg.norm(q) / rho
+        t = brentq(lambda t: rho / np.linalg.norm(step(t)) - 1, scale, highest, xtol=1e-15 * scale)
+        best = step(t)
     return float(q @ best + 0.5 * values @ best**2), vectors @ best

@@ -3,6 +3,7 @@
 Any network, with schedules, switches of method, checkpoints and records of each epoch:
 
 - :mod:`~samkit.training.fit`: the loop, and :class:`~samkit.training.fit.Recipe`, its settings
+- :mod:`~samkit.training.ranks`: the processes that share one training under torchrun
 
 The one-hidden-layer ReLU network on points in 1D, by formulas (Figure 7):
 

@@ -15,13 +15,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from samkit import passes
 from samkit.errors import Diverged, NonFinite, Unsupported
 from samkit.msam import msam_grad
 from samkit.msam.batch import LossFn
 from samkit.optim import SAM
+from samkit.training.ranks import Ranks
 
 METHODS = ("ERM", "random", "n-SAM", "SAM", "m-SAM", "group-SAM")
 GROUPED = ("m-SAM", "group-SAM")
@@ -34,6 +38,7 @@ EVALUATED = 2048
 
 Examples = tuple[Tensor, Tensor]
 Augment = Callable[..., Tensor]
+Progress = Callable[[int, Mapping[str, float]], object]
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,9 @@ class Recipe:
     learning rate is constant, falls by a ``cosine`` to zero step by step, or is divided by 10 at
     50 % and at 75 % (``piecewise``). ``weight_decay`` adds weight_decay ||w||^2 / 2 to the loss, so
     it is in the ascent as well; with ``decay_in_ascent=False`` it is the optimizer's own, in the
-    step alone, which is what the fast path of m-SAM can do. ``switch=((50, {"method": "SAM",
-    "rho": 0.1}),)`` changes those entries from epoch 50 on (epochs count from 0); schedule and
-    momentum go on. ``swa_from``: average the weights at the end of each epoch from this one on.
-    An incomplete last batch of an epoch is left out.
+    step alone. ``switch=((50, {"method": "SAM", "rho": 0.1}),)`` changes those entries from epoch
+    50 on (epochs count from 0); schedule and momentum go on. ``swa_from``: average the weights at
+    the end of each epoch from this one on. An incomplete last batch of an epoch is left out.
 
     Everything random follows from ``seed`` and the epoch, so that all methods see the same batches.
     Raises ValueError, before anything is trained. Source: Sections 2 to 4 of the paper and the
@@ -172,7 +176,7 @@ def fit(
     evaluate_every: int = 1,
     checkpoint: Path | None = None,
     checkpoint_every: int = 10,
-    progress: Callable[[int, Mapping[str, float]], object] | None = None,
+    progress: Progress | None = None,
 ) -> Fit:
     """Trains ``net`` in place, on the device that it is on.
 
@@ -193,7 +197,16 @@ def fit(
     On CUDA, images are channels_last, the forward passes run in bf16 autocast, and steps of ERM and
     SAM do not wait for the device.
 
-    Raises ValueError for a batch larger than the data or a checkpoint of another recipe;
+    Where torch.distributed is initialized (torchrun), its processes train one network together,
+    called with the same arguments, and all return what one process would: a process takes
+    ``batch_size`` / processes consecutive examples of every batch, so a group of m-SAM lies within
+    one of them, with m a divisor of that number, or is the whole batch, with a perturbation common
+    to all as in SAM and n-SAM. All of them evaluate; the first alone calls ``progress``, reads and
+    writes the checkpoint. BatchNorm becomes SyncBatchNorm, for which torch needs CUDA. Dropout
+    masks are not those of one process.
+
+    Raises ValueError for a batch larger than the data, a checkpoint of another recipe, or a recipe
+    or network that several processes cannot share;
     :class:`~samkit.errors.Diverged` that names the step when a loss or gradient is inf or nan: the
     checkpoint stays that of an epoch before; Undefined for m-SAM under BatchNorm in train mode
     (group-SAM allows it).
@@ -204,7 +217,10 @@ def fit(
             f"batch_size={recipe.batch_size} with {len(train[0])} inputs and {len(train[1])} "
             "labels: pass one label per input and a batch no larger than the data"
         )
-    device = next(net.parameters()).device
+    device, ranks = next(net.parameters()).device, Ranks.here()
+    if ranks.count > 1:
+        _check_shares(net, recipe, ranks.count)
+        nn.SyncBatchNorm.convert_sync_batchnorm(net)
     if device.type == "cuda" and train[0].dim() == 4:
         net.to(memory_format=torch.channels_last)
     sets = {"train": train, **(evaluate or {})}
@@ -212,9 +228,9 @@ def fit(
     noisy = None if noisy is None else noisy.to(device)
     x, y = sets["train"]
 
-    run = _Run(net, recipe, loss_fn, augment, device)
+    run = _Run(net, recipe, loss_fn, augment, device, ranks)
     result, first = Fit(), 0
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None:
         first = run.load(checkpoint, result)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for epoch in range(first, recipe.epochs):
@@ -232,17 +248,34 @@ def fit(
             due = (epoch + 1) % checkpoint_every == 0 or epoch + 1 == recipe.epochs
             if checkpoint is not None and due:
                 run.save(checkpoint, epoch + 1, result)
-            try:
-                if progress is not None:
-                    progress(epoch + 1, metrics)
-            except BaseException:
+            if (error := run.told(progress, epoch + 1, metrics)) is not None:
                 if checkpoint is not None and not due:
                     run.save(checkpoint, epoch + 1, result)
-                raise
+                raise error
         if run.averaged is not None:
             update_bn(x.split(EVALUATED), run.averaged)
             result.averaged = run.averaged
     return result
+
+
+def _check_shares(net: nn.Module, recipe: Recipe, processes: int) -> None:
+    """ValueError unless that many processes can train the network by the recipe together."""
+    share, rest = divmod(recipe.batch_size, processes)
+    if rest:
+        raise ValueError(
+            f"batch_size={recipe.batch_size} over {processes} processes: pass a multiple of them"
+        )
+    for rule in (recipe.at(epoch) for epoch in (0, *(start for start, _ in recipe.switch))):
+        if rule.method == "group-SAM":
+            raise ValueError("group-SAM is for one process: its groups have their own BatchNorm")
+        if rule.m is not None and share % rule.m and rule.m != rule.batch_size:
+            raise ValueError(
+                f"m={rule.m} over {processes} processes: pass a divisor of the {share} examples "
+                f"that each has of a batch, or the batch size, {rule.batch_size}"
+            )
+    normalized = any(isinstance(module, _BatchNorm) for module in net.modules())
+    if normalized and next(net.parameters()).device.type != "cuda":
+        raise ValueError("BatchNorm over several processes needs CUDA: take GroupNorm, or one")
 
 
 class _Run:
@@ -255,9 +288,12 @@ class _Run:
         loss_fn: LossFn,
         augment: Augment | None,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
         self.net, self.recipe, self.loss_fn, self.augment = net, recipe, loss_fn, augment
-        self.device, self.generator = device, torch.Generator(device)
+        self.device, self.generator, self.ranks = device, torch.Generator(device), ranks
+        # what averages the gradients of a backward pass over the processes
+        self.model = net if ranks.count == 1 else DistributedDataParallel(net)
         self.params = [p for p in net.parameters() if p.requires_grad]
         in_loss = recipe.weight_decay if recipe.decay_in_ascent else 0.0
         self.decay = in_loss
@@ -297,6 +333,7 @@ class _Run:
                 losses[k] = step(batch, ascent)
             except NonFinite as error:
                 raise _diverged(epoch, epoch * batches + k, str(error)) from error
+        self.ranks.average([losses])
         if not (finite := losses.isfinite()).all():
             lost = epoch * batches + int((~finite).nonzero()[0])
             raise _diverged(epoch, lost, "the loss is inf or nan")
@@ -308,11 +345,13 @@ class _Run:
         inputs = (
             x[rows] if self.augment is None else self.augment(x[rows], generator=self.generator)
         )
-        return _put(inputs, self.device), y[rows]
+        share = self.ranks.share
+        return _put(share(inputs), self.device), share(y[rows])
 
     def _stepper(self, rule: Recipe) -> Callable[[Examples, Examples | None], Tensor]:
         """The step of the method: (batch, another batch for n-SAM) -> loss at w."""
-        if rule.method in GROUPED:
+        whole = self.ranks.count > 1 and rule.m == rule.batch_size  # a group over all processes
+        if rule.method in GROUPED and not whole:
             return lambda batch, _: self._msam_step(rule, batch)
         if rule.method == "ERM":
 
@@ -348,7 +387,7 @@ class _Run:
         def closure() -> Tensor:
             self.sgd.zero_grad()
             with self._autocast():
-                loss = self.loss_fn(self.net(batch[0]), batch[1]).mean()
+                loss = self.loss_fn(self.model(batch[0]), batch[1]).mean()
             loss.backward()
             if self.decay:
                 some = [p for p in self.params if p.grad is not None]
@@ -360,27 +399,40 @@ class _Run:
 
     def _msam_step(self, rule: Recipe, batch: Examples) -> Tensor:
         self.sgd.zero_grad()
+        if self.ranks.count == 1:
+            loss = self._msam_grad(rule, batch)
+        else:
+            loss = self._averaged_msam_grad(rule, batch)
+        self.sgd.step()
+        return loss
+
+    def _averaged_msam_grad(self, rule: Recipe, batch: Examples) -> Tensor:
+        """Each process has its groups; where one finds inf or nan, all raise NonFinite."""
+        try:
+            loss, missing = self._msam_grad(rule, batch), 0.0
+        except NonFinite:
+            loss, missing = torch.tensor(math.nan), math.nan
+        for p in self.params:
+            p.grad = torch.full_like(p, missing) if p.grad is None else p.grad
+        grads = [p.grad for p in self.params]
+        self.ranks.average(grads)
+        if not passes.finite(grads):
+            raise NonFinite("the loss or its gradient is inf or nan in one of the processes")
+        return loss
+
+    def _msam_grad(self, rule: Recipe, batch: Examples) -> Tensor:
         x, y = batch
         arguments = {"rho": rule.rho, "m": rule.m, "normalize": rule.normalize}
+        arguments["weight_decay"] = self.decay
         if rule.method == "group-SAM":
             self.msam_method = "loop"
         with self._autocast():
             if self.msam_method == "ghost":
                 try:
-                    loss = msam_grad(self.net, self._loss, x, y, **arguments, method="ghost")
+                    return msam_grad(self.net, self.loss_fn, x, y, **arguments, method="ghost")
                 except Unsupported:
                     self.msam_method = "loop"
-            if self.msam_method == "loop":
-                loss = msam_grad(self.net, self._loss, x, y, **arguments, method="loop")
-        self.sgd.step()
-        return loss
-
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """One loss per example; weight decay in it is seen by the loop alone."""
-        losses = self.loss_fn(outputs, targets)
-        if not self.decay:
-            return losses
-        return losses + 0.5 * self.decay * sum(p.square().sum() for p in self.params)
+            return msam_grad(self.net, self.loss_fn, x, y, **arguments, method="loop")
 
     @property
     def _cuda(self) -> bool:
@@ -388,6 +440,18 @@ class _Run:
 
     def _autocast(self):
         return torch.autocast("cuda", torch.bfloat16) if self._cuda else nullcontext()
+
+    def told(
+        self, progress: Progress | None, epochs: int, metrics: Mapping[str, float]
+    ) -> BaseException | None:
+        """What ``progress``, called by the first process, raises: in all of them."""
+        error = None
+        if progress is not None and self.ranks.index == 0:
+            try:
+                progress(epochs, metrics)
+            except BaseException as raised:
+                error = raised
+        return self.ranks.from_first(error)
 
     # evaluation
 
@@ -424,6 +488,8 @@ class _Run:
 
     def save(self, path: Path, epochs: int, result: Fit) -> None:
         """Whole or not at all: an interruption leaves the file of before."""
+        if self.ranks.index > 0:
+            return
         state = {
             "recipe": _text(self.recipe),
             "epochs": epochs,
@@ -439,8 +505,13 @@ class _Run:
         os.replace(temporary, path)
 
     def load(self, path: Path, result: Fit) -> int:
-        """Takes the state of a checkpoint; returns how many epochs it has behind it."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        """Takes the state of a checkpoint if there is one; returns the epochs it has behind it."""
+        state = None
+        if self.ranks.index == 0 and path.exists():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = self.ranks.from_first(state)
+        if state is None:
+            return 0
         if state["recipe"] != _text(self.recipe):
             raise ValueError(
                 f"{path} is the checkpoint of another recipe; remove it, or name another file"

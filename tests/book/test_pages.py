@@ -1,5 +1,7 @@
 """The built pages in a real browser, every request that leaves this machine refused."""
 
+import gzip
+import re
 import threading
 from itertools import combinations
 from urllib.parse import urlsplit
@@ -80,6 +82,24 @@ def test_page(page, site, path):
         assert len(drawing.get_attribute("aria-label")) > 20
         box = drawing.bounding_box()
         assert box["width"] > 200 and box["height"] > 100
+    # every interactive figure is in its picture's place
+    for name in page.eval_on_selector_all("[data-samkit-figure]", "all => all.map(el => el.id)"):
+        page.wait_for_selector(f"[id='{name}'][data-mounted] .samkit-interactive")
+    assert browser.accessibility_faults(page) == []
+
+
+def test_a_page_is_light(site):
+    """At most 500 kB compressed without MathJax, all that it loads included."""
+    weights = {}
+    for path in PAGES:
+        files = {path, *re.findall(r'(?:src|href)="([^"#?]+)', (book.HTML / path).read_text())}
+        local = {(book.HTML / path).parent / f for f in files if "://" not in f}
+        local = {f.resolve() for f in local if f.suffix in (".js", ".mjs", ".css", ".woff2")}
+        if "data-samkit-figure" in (book.HTML / path).read_text():
+            local |= set((book.HTML / "_static").glob("*.mjs"))
+        files = [book.HTML / path, *(f for f in local if f.name != "tex-svg.js")]
+        weights[path] = sum(len(gzip.compress(f.read_bytes())) for f in files) / 1000
+    assert max(weights.values()) <= 500, weights
 
 
 @pytest.mark.parametrize("width", [360, 1200])

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,8 +16,14 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("scale", experiments.SCALES)
-@pytest.mark.parametrize("name", experiments.NAMES)
+#: every experiment has runs at every scale, but for this one
+EVERYWHERE = [name for name in experiments.NAMES if name != "small_resnet"]
+
+
+@pytest.mark.parametrize(
+    "name, scale",
+    [*product(EVERYWHERE, experiments.SCALES), ("small_resnet", "laptop")],
+)
 def test_every_run_is_told_from_every_other(name, scale):
     configs = experiments.load(name).configs(scale, (0, 7))
     hashes = [records.config_hash(config) for config in configs]
@@ -86,26 +93,73 @@ def test_a_run_that_diverges_is_a_result():
     assert found["diverged_step"] is not None and "test_error" not in found
 
 
-def test_colour_images_are_augmented_and_a_part_of_them_can_be_taken(monkeypatch):
+@pytest.fixture
+def images(monkeypatch):
+    """Twelve made-up colour images for every name of a data set; the calls to augment them."""
     rng = np.random.default_rng(0)
-    x, y = rng.random((12, 3, 8, 8), dtype=np.float32), np.arange(12) % 2
-    made_up = data.Dataset(x, y, x, y, x, y, classes=("a", "b"), source="made up")
+    x, y = rng.random((12, 3, 32, 32), dtype=np.float32), np.arange(12) % 2
+    made_up = data.Dataset(x, y, x[:6], y[:6], x[6:], y[6:], classes=("a", "b"), source="made up")
     monkeypatch.setattr(classify.data, "load", lambda name: made_up)
     calls = []
 
     def watched(images, *, generator, flip):
-        calls.append((len(images), flip))
+        calls.append((tuple(images.shape), flip))
         return data.augment.crop_and_flip(images, generator=generator, flip=flip)
 
     monkeypatch.setattr(classify.data, "crop_and_flip", watched)
     classify.examples.cache_clear()
-    recipe = Recipe("m-SAM", rho=0.1, m=1, epochs=1, batch_size=4)
-    for name, flip in (("cifar10:8", True), ("svhn:8", False)):
-        config = classify.Config(name, "resnet tiny 4 group", (recipe,))
-        assert classify.run(config)["diverged_step"] is None
-        assert calls == [(4, flip)] * 2
-        calls.clear()
+    yield made_up, calls
     classify.examples.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "name, augmented",
+    [
+        ("cifar10:8", [((4, 3, 32, 32), True)] * 2),
+        ("svhn:8", [((4, 3, 32, 32), False)] * 2),  # digits are not mirrored
+        ("cifar10:8@8", []),  # reduced ones are taken as they are
+    ],
+)
+def test_colour_images_of_full_size_are_augmented(images, name, augmented):
+    _, calls = images
+    recipe = Recipe("SAM", rho=0.1, epochs=1, batch_size=4)
+    config = classify.Config(name, "resnet tiny 2 group", (recipe,))
+    assert classify.run(config)["diverged_step"] is None
+    assert calls == augmented
+
+
+def test_a_part_of_the_training_set_and_smaller_images(images):
+    made_up, _ = images
+    whole = classify.examples("cifar10")
+    part = classify.examples("cifar10:8")
+    small = classify.examples("cifar10:8@4")
+    assert [len(y) for _, y in part.sets.values()] == [8, 6, 6]
+    assert torch.equal(part.sets["train"][0], torch.tensor(made_up.x[:8]))
+    means = made_up.x[:8].reshape(8, 3, 4, 8, 4, 8).mean((3, 5))
+    torch.testing.assert_close(small.sets["train"][0], torch.tensor(means))
+    assert small.sets["test"][0].shape == (6, 3, 4, 4)
+    assert whole.copy.startswith("made up, sha256 ") and whole.copy != part.copy
+
+
+def test_data_are_named():
+    assert classify.parsed("mnist1d") == ("mnist1d", None, None)
+    assert classify.parsed("cifar10:4000") == ("cifar10", 4000, None)
+    assert classify.parsed("cifar10@16") == ("cifar10", None, 16)
+    assert classify.parsed("cifar10:4000@16") == ("cifar10", 4000, 16)
+    for name in ("cifar10:", "cifar10@16:4000", "cifar10:4k", ""):
+        with pytest.raises(ValueError, match="write 'cifar10', 'cifar10:4000' or"):
+            classify.parsed(name)
+
+
+@pytest.mark.parametrize("size, evaluated", [(12, [1, 2, 3, 4]), (4, [3, 4])])
+def test_a_small_training_set_is_not_held_up_by_large_ones_to_evaluate(images, size, evaluated):
+    """12 examples to validate and test: after every epoch of 12, every third of 4."""
+    recipe = Recipe(epochs=4, batch_size=4)
+    config = classify.Config(f"cifar10:{size}@4", "resnet tiny 2 group", (recipe,))
+    found = classify.run(config)
+    assert found["history"]["epoch"] == evaluated
+    assert {len(values) for values in found["history"].values()} == {len(evaluated)}
+    assert found["best_epoch"] in evaluated
 
 
 def test_networks_are_named():
@@ -131,6 +185,24 @@ def test_the_relu_network_in_short():
     assert set(np.abs(start[0])) == {2.5}
     worse = replace(config, step_size=1.0)
     assert fig07_relu_network.run(worse)["diverged_step"] is not None
+
+
+def test_runs_of_a_scale_are_the_recorded_ones_and_the_rest_carried_out(monkeypatch):
+    name = "fig01_perturbations"
+    experiment = experiments.load(name)
+    monkeypatch.setitem(experiment.EPOCHS, "ci", 1)
+    first, *rest = experiment.configs("ci", experiments.SEEDS["ci"])
+    records.append(name, "ci", first, {"test_error": 0.25}, seconds=1.0, data="")
+    found = experiments.runs(name, "ci")
+    assert [r["config"] for r in found] == [records.plain(c) for c in (first, *rest)]
+    assert [r["seed"] for r in found] == [0] * 4
+    assert found[0]["metrics"] == {"test_error": 0.25}
+    assert found[1]["metrics"] == records.plain(experiment.run(rest[0]))
+    assert len(experiment.summary(found)) == 4
+    assert len(records.runs(name, "ci")) == 1  # what is carried out here is not recorded
+    monkeypatch.setitem(experiment.EPOCHS, "ci", 2)
+    with pytest.raises(ValueError, match="1 of 1 runs were made with other settings"):
+        experiments.runs(name, "ci")
 
 
 def test_summaries_name_the_settings_and_pair_the_seeds():

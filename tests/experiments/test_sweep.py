@@ -1,8 +1,13 @@
+import sys
 import time
 
+import dask
+import joblib
 import pytest
+from distributed import LocalCluster
 
 from samkit import experiments, records
+from samkit.__main__ import main
 from samkit.experiments import fig01_perturbations, sweep
 
 NAME = "fig01_perturbations"
@@ -38,6 +43,46 @@ def test_a_run_repeats_bit_for_bit():
     run(seeds=(1,), jobs=2)
     again = {r["hash"]: r["metrics"] for r in experiments.recorded(NAME, "ci")}
     assert {r["hash"]: r["metrics"] for r in first} == again
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers, each a process with one thread."""
+    options = {"threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(n_workers=2, **options) as cluster:
+        yield cluster
+
+
+def test_on_a_dask_cluster_the_same_runs_have_the_same_metrics(cluster, monkeypatch):
+    run(seeds=(0,))
+    first = experiments.recorded(NAME, "ci")
+    records.keep(NAME, "ci", ())
+    monkeypatch.setattr(fig01_perturbations, "run", None)  # here, not in the workers
+    assert main(["run", NAME, "--seeds", "0", "--dask", cluster.scheduler_address]) == 0
+    again = {r["hash"]: r for r in experiments.recorded(NAME, "ci")}
+    assert len(again) == 4
+    for record in first:
+        for kept in ("metrics", "data", "versions", "hardware"):
+            assert record[kept] == again[record["hash"]][kept]
+
+
+def test_a_cluster_that_is_not_there_is_one_clear_line(monkeypatch, capsys):
+    with dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}):
+        assert main(["run", NAME, "--dask", "tcp://127.0.0.1:9"]) == 2
+    assert "127.0.0.1:9" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["run", NAME, "--dask", "tcp://127.0.0.1:9"]) == 2
+    assert "pip install 'dask[distributed]'" in capsys.readouterr().err
+
+
+def test_two_runs_at_once_in_one_process_are_refused():
+    with (
+        joblib.parallel_config(backend="threading"),
+        pytest.raises(ValueError, match="give every worker one thread"),
+    ):
+        run(seeds=(0,), jobs=2)
+    with sweep._alone:
+        pass  # the other run has ended
 
 
 def test_no_time_no_run():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from samkit.experiments.table import by_setting, interval
+from samkit.experiments.table import by_setting, interval, paired, text
 
 
 def test_the_interval_is_that_of_the_t_test():
@@ -31,3 +31,46 @@ def test_differences_are_paired_by_seed_and_diverged_runs_counted():
     mean, half = interval([0.4 - 0.5, 0.7 - 0.9])
     assert sam["error - base"] == pytest.approx(mean)
     assert sam["error - base +-"] == pytest.approx(half)
+
+
+def test_text_has_aligned_columns_and_intervals():
+    rows = [
+        {"method": "ERM", "m": None, "error": 0.25, "error +-": 0.0123, "rho": 0.0},
+        {"method": "m-SAM", "m": 16, "error": 0.1234, "error +-": float("nan"), "rho": 0.1},
+        {"method": "SAM", "m": 128, "rho": 0.3},
+    ]
+    assert text(rows, ["method", "m", "rho", "error"]).split("\n") == [
+        "method  m    rho  error",
+        "ERM     -    0    0.250 +- 0.012",
+        "m-SAM   16   0.1  0.123",  # a single seed has no interval
+        "SAM     128  0.3  -",
+    ]
+    assert text(rows[:1], ["error"], digits=1) == "error\n0.2 +- 0.0"
+
+
+def test_a_paired_difference_is_that_of_the_paired_t_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=6), rng.normal(size=6)
+    runs = [
+        {"config": {"method": method}, "seed": seed, "metrics": {"error": float(error)}}
+        for method, errors in (("SAM", a), ("ERM", b))
+        for seed, error in enumerate(errors)
+    ]
+    runs[8]["metrics"] = {"diverged_step": 1}  # seed 2 of ERM: the pair does not count
+    shared = [0, 1, 3, 4, 5]
+
+    def compare(first, then):
+        return paired(
+            runs,
+            lambda metrics: metrics.get("error"),
+            lambda config: config["method"] == first,
+            lambda config: config["method"] == then,
+        )
+
+    expected = stats.ttest_rel(a[shared], b[shared]).confidence_interval(0.95)
+    assert compare("SAM", "ERM") == pytest.approx(tuple(expected))
+    with pytest.raises(ValueError, match=r"two seeds that both sides have; found \[\]"):
+        compare("SAM", "n-SAM")
+    runs.append(runs[0])
+    with pytest.raises(ValueError, match="two runs of seed 0 are picked"):
+        compare("SAM", "ERM")

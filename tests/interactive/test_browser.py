@@ -1,9 +1,5 @@
 """Every figure in a real browser: controls by mouse and keyboard, presets, address, phone."""
 
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -12,19 +8,10 @@ from tools import browser
 from tools import interactive as outside
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("figures")
-    outside.write_site(folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+def site():
+    with outside.serving() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +72,7 @@ def controls(name):
         "import(process.argv[1]).then(m => console.log(JSON.stringify(m.default.figure.controls)))",
         (interactive.ESM / f"{name}.mjs").as_uri(),
     )
-    return [(name, control["name"], control["kind"]) for control in found]
+    return [(name, c["name"], c["kind"]) for c in found if c["kind"] != "hidden"]
 
 
 CONTROLS = [row for name in interactive.NAMES for row in controls(name)]
@@ -126,8 +113,10 @@ def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
     frames(tab)
     after = seen(figure)
     assert after[0] != before[0], "the drawing is as before"
-    tab.wait_for_function("name => new URLSearchParams(location.search).has(name)", arg=name)
-    figure = opened(tab, tab.url, name)  # a reader who follows the link sees the same
+    later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
+    address = tab.evaluate(later)  # it follows the last change within 250 ms
+    assert f"{name}=" in address
+    figure = opened(tab, address, name)  # a reader who follows the link sees the same
     assert seen(figure) == after
     figure.get_by_role("button", name="Reset").click()
     frames(tab)
@@ -181,6 +170,17 @@ def test_the_start_can_be_dragged(tab, site):
     assert figure.locator("[id$='-u']").input_value() != before
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(chromium, theme):
+    with outside.serving(theme=theme) as address:
+        page = chromium.new_page()
+        page.goto(address)
+        for name in interactive.NAMES:
+            page.wait_for_selector(f"#{name}[data-mounted]")
+        assert browser.accessibility_faults(page) == []
+        page.close()
+
+
 def test_without_scripts_the_picture_is_there(chromium, site):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -190,3 +190,55 @@ def test_without_scripts_the_picture_is_there(chromium, site):
         assert picture.bounding_box()["height"] > 100
         assert len(picture.get_attribute("aria-label")) > 20
     context.close()
+
+
+def test_the_points_of_the_network_can_be_dragged(tab, site):
+    figure = opened(tab, site, "relu-network")
+    before = figure.locator(".samkit-numbers").inner_text()
+    handle = figure.locator("[data-drag='point.4']")
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tab.mouse.move(x, y)
+    tab.mouse.down()
+    tab.mouse.move(x + 30, y + 60, steps=5)
+    tab.mouse.up()
+    frames(tab)
+    moved = figure.locator("[data-drag='point.4']").bounding_box()
+    assert moved["y"] + moved["height"] / 2 == pytest.approx(y + 60, abs=4)
+    assert moved["x"] + moved["width"] / 2 == pytest.approx(x, abs=1)
+    # the controls follow, and can take it back
+    assert figure.locator("[id$='-point']").get_attribute("aria-valuetext") == "5"
+    handle = figure.locator("[id$='-height']")
+    assert float(handle.get_attribute("aria-valuetext").replace("−", "-")) < -0.5
+    handle.focus()
+    while handle.get_attribute("aria-valuetext") != "0":
+        tab.keyboard.press("ArrowRight")
+        frames(tab)
+    assert figure.locator(".samkit-numbers").inner_text() == before
+
+
+def test_training_plays_when_asked_and_restarts_with_a_change(tab, site):
+    figure = opened(tab, site, "relu-network", "?relu-network=ahead:0,steps:10000")
+    button = figure.get_by_role("button", name="Play", exact=True)
+    numbers = figure.locator(".samkit-numbers")
+
+    def step():
+        return int(numbers.locator("dd").first.inner_text().split(" ")[0].replace(",", ""))
+
+    frames(tab, 5)
+    assert step() == 0  # nothing moves by itself
+    figure.get_by_role("button", name="Step", exact=True).click()
+    assert step() == 200
+    speed = figure.locator("[id$='-speed']")
+    speed.focus()
+    tab.keyboard.press("ArrowRight")
+    frames(tab)
+    assert step() == 200  # another speed goes on from here
+    button.click()
+    tab.wait_for_function("button => button.textContent === 'Play'", arg=button.element_handle())
+    assert step() == 10_000  # it stops at the end
+    figure.locator("[id$='-rho']").focus()
+    tab.keyboard.press("ArrowRight")
+    frames(tab)
+    assert step() == 0

@@ -36,6 +36,36 @@ def test_equals_the_definition_and_the_loop(name, normalize, form, monkeypatch):
             assert abs(loss - losses(net(x), y).mean()) < EXACT
 
 
+#: networks with a layer of which only a part is trained
+IN_PART = ("frozen weight", "frozen bias", "frozen scale")
+
+
+@pytest.mark.parametrize("form", ["gram", "weight"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", [name for name in GHOST if name not in IN_PART])
+def test_weight_decay_of_the_loss(name, normalize, form, monkeypatch):
+    monkeypatch.setattr(cost, "gram_is_cheaper", lambda *_, **__: form == "gram")
+    net, x, y = build(GHOST[name])
+    for m, decay in ((1, 0.2), (5, 1.0), (6, 0.2), (12, 0.2)):
+        true = dense(net, losses, x, y, rho=0.3, m=m, normalize=normalize, decay=decay)
+        for method in ("loop", "ghost"):
+            net.zero_grad()
+            options = {"rho": 0.3, "m": m, "normalize": normalize, "method": method}
+            loss = msam_grad(net, losses, x, y, **options, weight_decay=decay)
+            assert relative(grads(net), true) < EXACT, (method, m)
+            assert abs(loss - losses(net(x), y).mean()) < EXACT
+
+
+@pytest.mark.parametrize("name", IN_PART)
+def test_weight_decay_of_a_layer_trained_in_part_is_for_the_loop(name):
+    net, x, y = build(GHOST[name])
+    options = {"rho": 0.3, "m": 5, "weight_decay": 0.2}
+    with pytest.raises(Unsupported, match="not proportional"):
+        msam_grad(net, losses, x, y, **options, method="ghost")
+    msam_grad(net, losses, x, y, **options)
+    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=5, decay=0.2)) < EXACT
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     b=st.integers(1, 9),
@@ -109,16 +139,18 @@ def test_float32_stays_close_to_float64():
     assert relative({k: g.double() for k, g in grads(net).items()}, true) < 5e-6
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.2])
 @pytest.mark.parametrize(("groups", "forwards"), [(1, 13), (2, 7), (4, 5), (100, 3)])
-def test_parts_that_fit_give_the_same(groups, forwards):
+def test_parts_that_fit_give_the_same(groups, forwards, decay):
     net, x, y = build(GHOST["conv"])
-    bytes = prove(net, losses, Batch(x, y), list(net.parameters()), m=2)
+    bytes = prove(net, losses, Batch(x, y), list(net.parameters()), m=2, decays=decay > 0)
     calls = []
     net.register_forward_hook(lambda *_: calls.append(1))
-    msam_grad(net, losses, x, y, rho=0.3, m=2, method="ghost", max_bytes=groups * bytes)
+    options = {"method": "ghost", "max_bytes": groups * bytes}
+    msam_grad(net, losses, x, y, rho=0.3, m=2, weight_decay=decay, **options)
     assert len(calls) == forwards  # one for the proof, two for each part of 6 groups
     net._forward_hooks.clear()
-    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=2)) < EXACT
+    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=2, decay=decay)) < EXACT
 
 
 def test_a_group_without_gradient_does_not_move():
@@ -234,12 +266,13 @@ def test_sparse_embedding_keeps_a_sparse_gradient():
         assert relative(dense_grad, true) < EXACT
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.2])
 @pytest.mark.parametrize("method", ["loop", "ghost"])
-def test_bf16_autocast(method):
+def test_bf16_autocast(method, decay):
     net, x, y = build(GHOST["conv"], torch.float32)
-    true = dense(net, losses, x, y, rho=0.3, m=3)
+    true = dense(net, losses, x, y, rho=0.3, m=3, decay=decay)
     with torch.autocast("cpu", torch.bfloat16):
-        msam_grad(net, losses, x, y, rho=0.3, m=3, method=method)
+        msam_grad(net, losses, x, y, rho=0.3, m=3, weight_decay=decay, method=method)
     assert 0 < relative(grads(net), true) < 0.1  # bfloat16 has 8 bits
     assert all(p.grad.dtype == torch.float32 for p in net.parameters())
 

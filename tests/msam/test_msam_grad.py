@@ -28,6 +28,7 @@ def problem():
         ({"m": True}, "integer"),
         ({"rho": -0.1}, "rho"),
         ({"rho": float("nan")}, "rho"),
+        ({"weight_decay": -0.1}, "weight_decay"),
         ({"method": "fast"}, "method"),
         ({"targets": torch.zeros(11).long()}, "first dimension"),
         ({"targets": torch.zeros(0).long(), "inputs": torch.zeros(0, 7)}, "at least one"),
@@ -53,10 +54,10 @@ def test_nothing_to_train(problem):
 @pytest.mark.parametrize("m", [1, 5, None])
 def test_adds_to_the_gradients_that_are_there(problem, method, m):
     net, x, y = problem
-    true = dense(net, losses, x, y, rho=0.3, m=m or 12)
+    true = dense(net, losses, x, y, rho=0.3, m=m or 12, decay=0.2)
     for p in net.parameters():
         p.grad = torch.ones_like(p)
-    msam_grad(net, losses, x, y, rho=0.3, m=m, method=method)
+    msam_grad(net, losses, x, y, rho=0.3, m=m, weight_decay=0.2, method=method)
     assert relative({k: g - 1 for k, g in grads(net).items()}, true) < 1e-12
 
 

@@ -54,6 +54,17 @@ def test_no_gradient_along_the_top_eigenvector():
     assert found == pytest.approx(0.5 + 0.75)
 
 
+@pytest.mark.parametrize("part", [1e-9, 1e-6, 1e-3])
+def test_hardly_any_gradient_along_the_top_eigenvector(part):
+    """g = (part, 1e-3), H = diag(1, -1), rho = 1, against a fine grid on the sphere."""
+    g, H = np.array([part, 1e-3]), np.diag([1.0, -1.0])
+    turn = np.linspace(-1e-3, 2e-3, 300_001)
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    found, delta = quadratic_maximum(g, H, 1.0)
+    assert np.linalg.norm(delta) == pytest.approx(1.0, abs=1e-13)
+    assert found == pytest.approx((circle @ g + 0.5 * circle**2 @ np.diag(H)).max(), abs=1e-14)
+
+
 def test_a_ball_without_a_radius():
     with pytest.raises(ValueError, match="above 0"):
         quadratic_maximum(np.ones(2), np.eye(2), 0.0)

@@ -41,9 +41,9 @@ def put(network, w):
     torch.nn.utils.vector_to_parameters(w, network.parameters())
 
 
-def by_the_formulas(recipe, x, y):
+def by_the_formulas(recipe, x, y, make=net):
     """The training loop as the docstring of Recipe has it, with one vector of weights."""
-    network = net()
+    network = make()
     w, velocity, step = weights(network), 0.0, 0
     batches = N // BATCH
     for epoch in range(recipe.epochs):
@@ -59,7 +59,7 @@ def by_the_formulas(recipe, x, y):
                 source = order if rule.other_batch == "previous" else others
                 at = at if rule.other_batch == "previous" else k
                 groups = [source[at * BATCH : (at + 1) * BATCH]]
-            elif rule.method == "m-SAM":
+            elif rule.method in ("m-SAM", "group-SAM"):
                 groups = rows.split(rule.m)
             else:
                 groups = [rows]
@@ -94,6 +94,7 @@ def by_the_formulas(recipe, x, y):
         {"method": "m-SAM", "rho": 0.2, "m": 1, "normalize": False},
         {"method": "m-SAM", "rho": 0.2, "m": 2, "weight_decay": 0.1},
         {"method": "m-SAM", "rho": 0.2, "m": 5},
+        {"method": "group-SAM", "rho": 0.2, "m": 2, "weight_decay": 0.1},
         {"method": "n-SAM", "rho": 0.2},
         {"method": "n-SAM", "rho": 0.2, "other_batch": "independent"},
         {"switch": ((1, {"method": "m-SAM", "rho": 0.3, "m": 2}),)},
@@ -108,6 +109,29 @@ def test_it_is_the_loop_of_the_formulas(examples, settings):
     recipe, network = Recipe(**SHORT, **settings, seed=3), net()
     fit(network, recipe, examples)
     torch.testing.assert_close(weights(network), by_the_formulas(recipe, *examples))
+
+
+def batch_norm_net():
+    """Every pass in train mode is normalized by the statistics of what passes."""
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
+    return torch.nn.Sequential(*layers).double()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "SAM", "rho": 0.2},
+        {"method": "group-SAM", "rho": 0.2, "m": 3},
+        {"method": "group-SAM", "rho": 0.2, "m": 3, "weight_decay": 0.1},
+        {"switch": ((1, {"method": "group-SAM", "rho": 0.2, "m": 5, "normalize": False}),)},
+    ],
+)
+def test_under_batchnorm_each_group_has_its_own_statistics(examples, settings):
+    recipe, network = Recipe(**SHORT, **settings, seed=3), batch_norm_net()
+    fit(network, recipe, examples)
+    expected = by_the_formulas(recipe, *examples, make=batch_norm_net)
+    torch.testing.assert_close(weights(network), expected)
 
 
 def test_decay_in_the_step_alone_is_not_in_the_ascent(examples):
@@ -272,6 +296,10 @@ def test_batchnorm_is_refused_under_small_m_and_trained_otherwise():
     fit(network, Recipe("SAM", rho=0.1, **recipe), (x, y))
     counts = {b.item() for n, b in network.named_buffers() if n.endswith("num_batches_tracked")}
     assert counts == {2}  # one a step
+    network = make()
+    fit(network, Recipe("group-SAM", rho=0.1, m=2, **recipe), (x, y))
+    counts = {b.item() for n, b in network.named_buffers() if n.endswith("num_batches_tracked")}
+    assert counts == {4}  # one a group
 
 
 def test_global_random_numbers_and_modes_are_put_back(examples):
@@ -293,7 +321,7 @@ def test_global_random_numbers_and_modes_are_put_back(examples):
         ({"rho": 0.1}, "for ERM none"),
         ({"method": "SAM", "rho": math.nan}, "finite radius"),
         ({"method": "m-SAM", "rho": 0.1}, "the size of a group belongs to m-SAM"),
-        ({"method": "SAM", "rho": 0.1, "m": 4}, "only to m-SAM"),
+        ({"method": "SAM", "rho": 0.1, "m": 4}, "group-SAM, and only to them"),
         ({"method": "m-SAM", "rho": 0.1, "m": 0}, "from 1 to 128"),
         ({"method": "m-SAM", "rho": 0.1, "m": 129}, "from 1 to 128"),
         ({"method": "random", "rho": 0.1, "ascent_steps": 2}, "for SAM and n-SAM"),

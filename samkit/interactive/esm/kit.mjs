@@ -3,7 +3,10 @@
 // A figure is a plain object:
 //   name        of its file, and of its entry in the address
 //   title       a short heading
-//   controls    [{name, label, kind: "range" | "choice" | "toggle", value, ...}], see `control`
+//   controls    [{name, label, kind: "range" | "choice" | "toggle", value, ...}], see `control`;
+//               kind "hidden": a text in the state that no control shows, check: (text) -> text;
+//               with get: (state) -> value and set: (state, value) -> changes instead of a value, a
+//               control of other entries; keeps: true if the result stays when it changes
 //   presets     [{label, state}]: "show me" buttons; what a state leaves out is the default
 //   compute     (state) -> result: numbers only, no drawing, the same as samkit's in Python
 //   draw        (state, result, width) -> {height, body}: the inside of an SVG of that width
@@ -11,7 +14,8 @@
 //   say         (state, result) -> [[label, text], ...]: the numbers beside the picture
 //   drag        optional {handle: (state, x, y, result, width) -> changes}, x and y in pixels; in
 //               the drawing <g data-drag="handle">; each has a control too, for the keyboard
-//   tick        optional (state, result) -> result: one frame of an animation, with a play button
+//   tick        optional (state, result) -> result: one frame of an animation, with a play button;
+//               undefined at its end
 // `mount(figure)` makes it the default export of an anywidget, and of a static page.
 
 export const COLORS = {
@@ -142,15 +146,18 @@ export function ticks({ range: [low, high], log }, count) {
 
 // State
 
+const entries = (figure) => figure.controls.filter((c) => !c.get);
+
 /** The state that a figure starts from. */
-export const defaults = (figure) => Object.fromEntries(figure.controls.map((c) => [c.name, c.value]));
+export const defaults = (figure) => Object.fromEntries(entries(figure).map((c) => [c.name, c.value]));
 
 /** A state with every entry of its control's kind and within its range; the rest is ignored. */
 export function valid(figure, state = {}) {
   return Object.fromEntries(
-    figure.controls.map((c) => {
+    entries(figure).map((c) => {
       let value = state[c.name] ?? c.value;
-      if (c.kind === "toggle") value = value === true || value === "true";
+      if (c.kind === "hidden") value = c.check(`${value}`);
+      else if (c.kind === "toggle") value = value === true || value === "true";
       else if (c.kind === "choice") value = c.options.find((o) => `${o}` === `${value}`) ?? c.value;
       else {
         value = Number(value);
@@ -164,7 +171,7 @@ export function valid(figure, state = {}) {
 
 /** A state as text for the address: only what differs from the default. */
 export const encode = (figure, state) =>
-  figure.controls
+  entries(figure)
     .filter((c) => state[c.name] !== c.value)
     .map((c) => `${c.name}:${state[c.name]}`)
     .join(",");
@@ -248,11 +255,15 @@ export const mount = (figure) => ({
     root.append(element("p", { class: "samkit-title" }, figure.title), view, panel, buttons);
     el.replaceChildren(root);
 
-    const shown = figure.controls.map((c) => {
-      const made = control(c, `${prefix}-${c.name}`, (value) => change({ [c.name]: value }));
-      panel.append(made.row);
-      return made;
-    });
+    const shown = figure.controls
+      .filter((c) => c.kind !== "hidden")
+      .map((c) => {
+        const made = control(c, `${prefix}-${c.name}`, (value) =>
+          change(c.set ? c.set(state, value) : { [c.name]: value }),
+        );
+        panel.append(made.row);
+        return () => made.show(c.get ? c.get(state) : state[c.name]);
+      });
     const button = (text, action) => {
       const made = element("button", { type: "button" }, text);
       made.addEventListener("click", () => action(made));
@@ -265,16 +276,17 @@ export const mount = (figure) => ({
       button("Step", () => { pause(); advance(); });
     }
     for (const preset of figure.presets ?? []) {
-      button(preset.label, () => change({ ...start, ...preset.state }));
+      button(preset.label, () => change({ ...start, ...preset.state }, true));
     }
-    button("Reset", () => change(start, true));
+    button("Reset", () => { pause(); change(start, true); });
 
     let frame = 0;
     function change(changes, again = false) {
       const next = valid(figure, { ...state, ...changes });
-      if (!again && figure.controls.every((c) => next[c.name] === state[c.name])) return;
+      const moved = entries(figure).filter((c) => next[c.name] !== state[c.name]);
+      if (!again && moved.length === 0) return;
       state = next;
-      result = undefined;
+      if (again || !moved.every((c) => c.keeps)) result = undefined;
       frame ||= requestAnimationFrame(refresh);
     }
     function refresh() {
@@ -284,7 +296,7 @@ export const mount = (figure) => ({
       keep();
     }
     function show() {
-      figure.controls.forEach((c, k) => shown[k].show(state[c.name]));
+      for (const update of shown) update();
       const width = clamp(view.clientWidth || 640, 280, 760);
       const { height, body } = figure.draw(state, result, width);
       picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -318,7 +330,10 @@ export const mount = (figure) => ({
       }, 250);
     }
     function advance() {
-      result = figure.tick(state, result ?? figure.compute(state));
+      result ??= figure.compute(state);
+      const next = figure.tick(state, result);
+      if (next === undefined) pause();
+      else result = next;
       show();
     }
     function run() {
@@ -333,7 +348,7 @@ export const mount = (figure) => ({
     }
     function pause() {
       playing = false;
-      play.textContent = "Play";
+      if (play) play.textContent = "Play";
     }
 
     let held;

@@ -1,0 +1,60 @@
+"""Interactive figures: the time from one frame to the next while every control is moved.
+
+For each figure and control, 60 settings one after the other in a headless browser, one in each
+frame; printed are the median and the longest time between frames, and the share of frames that took
+longer than 1/60 s (plus 2 ms for the clock).
+"""
+
+from __future__ import annotations
+
+from playwright.sync_api import sync_playwright
+
+from samkit import interactive
+from tools import browser
+from tools.interactive import serving
+
+FRAMES = 60
+MOVE = """
+async ([name, frames]) => {
+    const found = {};
+    for (const input of document.querySelectorAll(`#${name} input[type=range]`)) {
+        const start = input.value, times = [];
+        let before = await new Promise(requestAnimationFrame);
+        for (let k = 0; k < frames; k++) {
+            input.value = Math.round((k / (frames - 1)) * input.max);
+            input.dispatchEvent(new Event("input"));
+            const now = await new Promise(requestAnimationFrame);
+            times.push(now - before);
+            before = now;
+        }
+        input.value = start;
+        input.dispatchEvent(new Event("input"));
+        found[input.id.split("-").at(-1)] = times.sort((a, b) => a - b);
+    }
+    return found;
+}
+"""
+
+
+def main() -> None:
+    with serving() as address, sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=browser.find_or_get(), args=["--no-sandbox"]
+        )
+        print(f"Chromium {chromium.version}, ms from frame to frame")
+        page = chromium.new_page()
+        page.goto(address)
+        for name in interactive.NAMES:
+            page.wait_for_selector(f"#{name}[data-mounted]")
+            page.evaluate(MOVE, [name, 5])
+            for control, times in page.evaluate(MOVE, [name, FRAMES]).items():
+                late = sum(t > 1000 / 60 + 2 for t in times) / len(times)
+                print(
+                    f"{name:16} {control:12} median {times[len(times) // 2]:5.1f}, "
+                    f"longest {times[-1]:6.1f}, late {late:4.0%}"
+                )
+        chromium.close()
+
+
+if __name__ == "__main__":
+    main()
