@@ -192,8 +192,13 @@ def _by_group(x: Any, groups: int) -> Any:
 
 
 def _unit(v: Tensor) -> Tensor:
-    """v / ||v|| over the last axis, and 0 where v is 0."""
-    return v / v.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+    """v / ||v|| over the last axis, and 0 where v is 0.
+
+    Divided by the largest entry first: the squares of a fitted example's gradient underflow.
+    """
+    tiny = torch.finfo(v.dtype).tiny
+    v = v / v.abs().amax(dim=-1, keepdim=True).clamp_min(tiny)
+    return v / v.norm(dim=-1, keepdim=True).clamp_min(tiny)
 
 
 def _project(delta: Tensor, rho: float) -> Tensor:

@@ -148,3 +148,19 @@ def test_batchnorm_in_train_mode_is_refused():
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     with pytest.raises(Undefined, match=r"call model\.eval\(\)"):
         measure.sharpness(net, values, torch.randn(4, 3), torch.zeros(4), rho=0.1)
+
+
+def test_gradients_whose_squares_underflow_still_have_a_direction():
+    from samkit.measure.flatness import _unit
+
+    v = torch.tensor([[3e-30, 4e-30], [0.0, 0.0], [3.0, -4.0]])
+    expected = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.6, -0.8]])
+    torch.testing.assert_close(_unit(v), expected)
+    net = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[40.0, 0.0], [-40.0, 0.0]]))
+    x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([0])  # fitted: the gradient is about 1e-35
+    found = measure.sharpness(
+        net, lambda z, y: nn.functional.cross_entropy(z, y, reduction="none"), x, y, rho=0.1, m=1
+    )
+    assert 0 <= found < 1e-6
