@@ -16,14 +16,13 @@ from samkit.training.fit import Recipe
 #: (rho, the values of m)
 GRID = {
     "ci": ((0.1, (4, 128)),),
-    "laptop": (  # for every m until it is past its best radius
-        (0.05, (1,)),
+    "laptop": (  # for m = 16 and m = 128 until they are past their best radius
         (0.1, (1, 4, 16, 64, 128)),
-        (0.2, (1, 4, 16)),
-        (0.3, (4, 16, 64, 128)),
+        (0.2, (4,)),
+        (0.3, (16, 64, 128)),
         (0.4, (16,)),
         (0.5, (16, 64, 128)),
-        (0.7, (64, 128)),
+        (0.7, (128,)),
         (1.0, (128,)),
     ),
     "paper": ((0.1, (1, 16, 128)), (0.2, (16, 128))),
