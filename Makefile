@@ -25,7 +25,7 @@ unit: $(VENV)/installed  ## samkit, the ledger, the notebooks' round trip
 	$(PY) -m pytest tests --ignore tests/book/test_pages.py -n 2
 
 $(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)  ## every notebook runs and its reference outputs hold
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n 2 --dist loadfile notebooks
+	OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n 2 --dist loadfile notebooks
 	mkdir -p $(STAMPS) && touch $@
 
 pages: book  ## the built pages in a real browser
