@@ -90,6 +90,7 @@ def show(figure, alt: str) -> Picture:
         drawing = file.getvalue()
     plt.close(figure)
     drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
+    drawing = re.sub(r' d="[^"]*"', _rounded, drawing)
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     prefix = "f" + sha256((drawing + alt).encode()).hexdigest()[:8] + "-"
     drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}", drawing)
@@ -98,3 +99,8 @@ def show(figure, alt: str) -> Picture:
         "<svg", f'<svg class="samkit-figure" role="img" aria-label="{words}"', 1
     )
     return Picture(drawing, alt)
+
+
+def _rounded(path: re.Match) -> str:
+    """Coordinates to a hundredth of a point, which no eye tells from more."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", path[0])

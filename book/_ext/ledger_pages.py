@@ -51,7 +51,7 @@ def badge(verdict: claims.Verdict) -> nodes.inline:
 
 def anchor(claim_id: str) -> str:
     """The id of a row's box on the ledger page."""
-    return f"claim-{claim_id}".lower()
+    return f"claim-{claim_id}".lower().replace(".", "-")  # scripts select by it
 
 
 class Row(SphinxDirective):
@@ -145,7 +145,7 @@ MARKS = {  # beside the colour, for those who do not see it
     claims.Verdict.OUT_OF_SCOPE: "–",
     claims.Verdict.NOT_YET: "…",
 }
-WIDTH, HEIGHT = 192, 24  # of a box, in the units of the drawing
+WIDTH, HEIGHT = 240, 24  # of a box, in the units of the drawing
 COLUMN, LINE, BAND, GUTTER = 236, 38, 30, 44  # steps to the right and down; GUTTER holds lines
 
 

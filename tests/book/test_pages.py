@@ -150,7 +150,7 @@ def _by_page(urls):
 def test_the_ledger_shows_the_verdicts_that_the_chapters_reported(chromium, site):
     tab = chromium.new_page()
     tab.goto(site + "book/ledger.html")
-    row = tab.locator("[id='claim-fig06.digits']")
+    row = tab.locator("[id='claim-fig06-digits']")
     assert row.locator(".verdict").inner_text() == "PASS"
     assert "at most 1e-06" in row.inner_text()
     tab.close()
@@ -181,15 +181,15 @@ def test_every_row_of_the_ledger_is_on_the_map_and_every_need_is_a_line(page, si
 @pytest.mark.parametrize("how", ["click", "keyboard"])
 def test_a_box_of_the_map_leads_to_its_row(page, site, how):
     page.goto(site + "book/claim-map.html")
-    box = page.locator(".claim-map .node[href$='#claim-fig06.digits']")
+    box = page.locator(".claim-map .node[href$='#claim-fig06-digits']")
     assert "✓" in box.text_content() and "verdict-pass" in box.get_attribute("class")
     if how == "click":
         box.click()
     else:
         box.focus()
         page.keyboard.press("Enter")
-    page.wait_for_url("**/ledger.html#claim-fig06.digits")
-    assert page.locator("[id='claim-fig06.digits']").is_visible()
+    page.wait_for_url("**/ledger.html#claim-fig06-digits")
+    assert page.locator("[id='claim-fig06-digits']").is_visible()
 
 
 def test_a_proof_unfolds_with_its_formulas(page, site):
