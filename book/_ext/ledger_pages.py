@@ -146,7 +146,8 @@ MARKS = {  # beside the colour, for those who do not see it
     claims.Verdict.NOT_YET: "…",
 }
 WIDTH, HEIGHT = 240, 24  # of a box, in the units of the drawing
-COLUMN, LINE, BAND, GUTTER = 236, 38, 30, 44  # steps to the right and down; GUTTER holds lines
+LINE, BAND, GUTTER = 38, 30, 44  # GUTTER holds lines
+COLUMN = WIDTH + GUTTER  # a step to the right
 
 
 def layout(rows: dict[str, claims.Claim]) -> dict[str, dict[str, tuple[int, int]]]:
