@@ -30,7 +30,7 @@ $(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)  ## every n
 
 pages: book  ## the built pages in a real browser
 	$(PY) -m tools.browser
-	$(PY) -m pytest tests/book/test_pages.py
+	$(PY) -m pytest tests/book/test_pages.py -n 2
 
 notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outputs from book/
 	$(PY) -m tools.notebooks write
