@@ -35,10 +35,11 @@ pages: book  ## the built pages in a real browser
 notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outputs from book/
 	$(PY) -m tools.notebooks write
 
-bench: $(VENV)/installed  ## speed, as ratios against named peers; the last two write results/
+bench: $(VENV)/installed  ## speed, as ratios against named peers; the last three write results/
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks.bench_diagonal
 	$(PY) -m benchmarks.bench_frames
+	$(PY) -m benchmarks.bench_grid
 	$(PY) -m benchmarks.bench_sam
 	$(PY) -m benchmarks.bench_msam
 

@@ -72,13 +72,9 @@ def large(
 ) -> Config:
     """The paper's: CIFAR-10, ResNet-18, steps at 50 % and 75 %, weight decay 0.0005.
 
-    Weight decay is in the loss, as in the paper. Under GroupNorm it is in the step alone, for all
-    methods alike, since small m takes the fast path of m-SAM.
+    Weight decay is in the loss, and so in the ascent, as in the paper.
     """
-    recipes = tuple(
-        replace(r, schedule="piecewise", weight_decay=5e-4, decay_in_ascent=norm == "batch")
-        for r in recipes
-    )
+    recipes = tuple(replace(r, schedule="piecewise", weight_decay=5e-4) for r in recipes)
     return _config("cifar10", f"{net} {norm}", recipes, seed, noise, noise_kind)
 
 

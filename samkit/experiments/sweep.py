@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,8 +53,9 @@ def sweep(
     that backend, such as a Dask or Ray cluster whose workers have one thread each. This process
     writes all records; checkpoints are written where a run is, to the same path. With a budget no
     run is begun that would not end in time, judging by the runs before; a run that is still going
-    then stops at the end of its epoch, and resumes from there the next time. Every process takes
-    one thread for its computations, except at scale "paper".
+    then stops at the end of its epoch, and resumes from there the next time; so do those of this
+    machine whose parent is killed. Every process takes one thread for its computations, except at
+    scale "paper".
 
     Where torchrun has started several processes, all of them share every run: the first calls this,
     the others :func:`follow` it.
@@ -91,7 +93,7 @@ def sweep(
     # one by one, so that each is recorded when it is done
     one_by_one = {"return_as": "generator_unordered", "pre_dispatch": jobs, "batch_size": 1}
     for config, metrics, seconds, place in Parallel(n_jobs=jobs, **one_by_one)(
-        delayed(_all)(name, config, checkpoint(name, scale, config), deadline, threads)
+        delayed(_all)(name, config, checkpoint(name, scale, config), deadline, threads, os.getpid())
         for config in in_time()
     ):
         if metrics is None:
@@ -140,28 +142,38 @@ _alone = Lock()
 
 
 def _one(
-    name: str, config: Any, checkpoint: Path, deadline: float | None, threads: int
+    name: str, config: Any, checkpoint: Path, deadline: float | None, threads: int, parent: int
 ) -> tuple[Any, dict | None, float, dict]:
-    """One run in a worker: (config, its metrics or None when time was up, seconds, place)."""
+    """One run in a worker: (config, its metrics or None when time was up, seconds, place).
+
+    The seconds are those of all attempts whose work the run took over from a checkpoint.
+    """
     if not _alone.acquire(blocking=False):
         raise ValueError(
             "two runs in one process would mix up their random numbers: give every worker one "
             "thread (dask worker --nthreads 1)"
         )
     torch.set_num_threads(threads)
-    started = time.time()
+    started, child = time.time(), os.getppid() == parent
+    attempts = checkpoint.with_name(f"{checkpoint.name}.seconds")
+    before = float(attempts.read_text()) if attempts.exists() else 0.0
 
     def progress(share: float) -> None:
-        if deadline is not None and share < 1 and time.time() > deadline:
+        late = deadline is not None and time.time() > deadline
+        if share < 1 and (late or (child and os.getppid() != parent)):
             raise OutOfTime
 
+    metrics = None
     try:
         metrics = experiments.load(name).run(config, checkpoint=checkpoint, progress=progress)
-    except OutOfTime:
-        metrics = None
+    except (OutOfTime, KeyboardInterrupt) as stop:
+        if list(checkpoint.parent.glob(f"{checkpoint.name}.*")):
+            attempts.write_text(f"{before + time.time() - started}")
+        if isinstance(stop, KeyboardInterrupt):
+            raise
     finally:
         _alone.release()
-    return config, metrics, time.time() - started, records.environment()
+    return config, metrics, before + time.time() - started, records.environment()
 
 
 def checkpoint(name: str, scale: str, config: Any) -> Path:

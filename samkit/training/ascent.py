@@ -15,8 +15,10 @@ def ascent_step(gradient: Tensor, rho: float | Tensor) -> Tensor:
 
     Source: the authors' deep-network experiments. Chapter: what SAM minimizes.
     """
-    norm = gradient.norm(dim=-1, keepdim=True)
-    return rho * gradient / norm.clamp_min(torch.finfo(gradient.dtype).tiny)
+    tiny = torch.finfo(gradient.dtype).tiny
+    # divided by the largest entry first: the squares of a fitted example's gradient underflow
+    gradient = gradient / gradient.abs().amax(dim=-1, keepdim=True).clamp_min(tiny)
+    return rho * gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(tiny)
 
 
 def worst_case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,22 +11,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MLP:
-    r"""One hidden layer: :math:`z = \mathrm{relu}(x W_1 + b_1) W_2 + b_2`, with ``size`` weights.
+    r"""Layers of these widths, ReLU between them; ``size`` weights.
 
-    The weight vector is (W_1, b_1, W_2, b_2), each matrix row by row. Chapter: PAC-Bayes.
+    With one hidden layer :math:`z = \mathrm{relu}(x W_1 + b_1) W_2 + b_2`. The weight vector is
+    (W_1, b_1, W_2, b_2, ...), each matrix row by row. Chapter: PAC-Bayes.
     """
 
-    inputs: int = 40
-    hidden: int = 64
-    outputs: int = 10
+    widths: tuple[int, ...] = (40, 64, 10)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
+        """Of W_1, b_1, W_2, ... in turn."""
         return [
-            (self.inputs, self.hidden),
-            (1, self.hidden),
-            (self.hidden, self.outputs),
-            (1, self.outputs),
+            shape
+            for rows, columns in pairwise(self.widths)
+            for shape in ((rows, columns), (1, columns))
         ]
 
     @property
@@ -35,27 +35,38 @@ class MLP:
 
     def init(self, generator: torch.Generator) -> Tensor:
         """A vector (K,), float64, uniform within 1/sqrt(inputs of the layer): torch's default."""
-        bounds = [self.inputs**-0.5] * 2 + [self.hidden**-0.5] * 2
+        bounds = [inputs**-0.5 for inputs in self.widths[:-1] for _ in range(2)]
         parts = [
             bound * (2 * torch.rand(rows * columns, generator=generator, dtype=torch.float64) - 1)
             for bound, (rows, columns) in zip(bounds, self.shapes, strict=True)
         ]
         return torch.cat(parts)
 
+    def layers(self, w: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """w (..., K) as (W_1, b_1), (W_2, b_2), ..., of the shapes (..., inputs, outputs) and
+        (..., 1, outputs)."""
+        parts = w.split([rows * columns for rows, columns in self.shapes], -1)
+        parts = [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
     def logits(self, w: Tensor, x: Tensor) -> Tensor:
         """w (..., K), x (..., B, inputs) -> (..., B, outputs)."""
-        parts = w.split([rows * columns for rows, columns in self.shapes], -1)
-        W1, b1, W2, b2 = (
-            part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)
-        )
-        return (x @ W1 + b1).relu() @ W2 + b2
+        (W, b), *others = self.layers(w)
+        z = x @ W + b
+        for W, b in others:
+            z = z.relu() @ W + b
+        return z
 
 
 def losses(network: MLP, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy over the examples, one number a network: (...)."""
-    z = network.logits(w, x)
+    return cross_entropy(network.logits(w, x), y).mean(-1)
+
+
+def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
+    """One loss an example, (..., B), of logits z (..., B, outputs)."""
     correct = z.gather(-1, y.expand(z.shape[:-1])[..., None])[..., 0]
-    return (z.logsumexp(-1) - correct).mean(-1)
+    return z.logsumexp(-1) - correct
 
 
 @torch.no_grad()

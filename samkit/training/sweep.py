@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samkit.training.ascent import ascent_step
-from samkit.training.network import MLP, gradients
+from samkit.training.network import MLP, cross_entropy, gradients
 from samkit.training.rules import Draws, Rule, step_sizes
 
 
@@ -30,7 +30,8 @@ def train(
 
     The numbers are those of :func:`~samkit.training.train_one` up to rounding. All rules with one
     seed share initial weights, batches and noise, so their results are paired. Rules that differ
-    only in rho run as one stack of networks.
+    only in rho run as one stack of networks, and a group of m-SAM needs no weights of its own.
+    Measured against one network after the other by benchmarks/bench_grid.py.
 
     Shapes: x (n, inputs), y (n,). Raises ValueError for a batch larger than the data or an m that
     does not divide it, before anything is trained, and FloatingPointError that names the rule
@@ -102,10 +103,44 @@ def _train_alike(
 
 
 def _mean_over_groups(network, w, x, y, rho, m) -> Tensor:
-    """m-SAM: a group is a network of its own, with the same weights and its own perturbation."""
+    r"""m-SAM without weights for every group, as in :mod:`samkit.msam.ghost`.
+
+    With a the inputs of a layer and d the gradients at its outputs, those of a group's m examples
+    as rows, the group's gradient is :math:`a^\top d` for the matrix and the sum of d for the bias.
+    So its squared length is the sum of :math:`(a a^\top + 1) \circ d d^\top` over the layers, and
+    in the second pass the perturbation adds :math:`s\,(h a^\top + 1)\,d` to the outputs of a
+    layer with inputs h, s being rho over the length.
+    """
     networks, batch_size = y.shape
     groups = batch_size // m
-    x, y = x.reshape(networks * groups, m, -1), y.reshape(networks * groups, m)
-    w, rho = w.repeat_interleave(groups, 0), rho.repeat_interleave(groups, 0)
-    delta = ascent_step(gradients(network, w, x, y), rho)
-    return gradients(network, w + delta, x, y).unflatten(0, (networks, groups)).mean(1)
+    if groups == 1:
+        return gradients(network, w + ascent_step(gradients(network, w, x, y), rho), x, y)
+
+    def grouped(rows: Tensor) -> Tensor:
+        return rows.detach().reshape(networks, groups, m, -1)
+
+    outputs, inputs, h = [], [], x
+    for W, b in network.layers(w):
+        z = torch.baddbmm(b, h, W).requires_grad_()
+        inputs.append(grouped(h))
+        outputs.append(z)
+        h = z.relu()
+    d = torch.autograd.grad(cross_entropy(z, y).sum(), outputs)
+    # divided by the largest first: squares of the gradients of fitted examples underflow
+    d = [grouped(part) for part in d]
+    largest = torch.stack([part.abs().amax((2, 3), keepdim=True) for part in d]).amax(0)
+    d = [part / largest.clamp_min(torch.finfo(w.dtype).tiny) for part in d]
+    squares = [
+        ((a @ a.mT + 1) * (part @ part.mT)).sum((2, 3), keepdim=True)
+        for a, part in zip(inputs, d, strict=True)
+    ]
+    length = torch.stack(squares).sum(0).sqrt()
+    s = rho[..., None, None] / length.clamp_min(torch.finfo(w.dtype).tiny)
+
+    w, h = w.detach().requires_grad_(), x
+    for (W, b), a, part in zip(network.layers(w), inputs, d, strict=True):
+        own = s * (h.reshape(networks, groups, m, -1) @ a.mT + 1) @ part
+        z = torch.baddbmm(b, h, W) + own.reshape(networks, batch_size, -1)
+        h = z.relu()
+    (gradient,) = torch.autograd.grad(cross_entropy(z, y).mean(-1).sum(), w)
+    return gradient

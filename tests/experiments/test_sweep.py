@@ -1,8 +1,10 @@
+import subprocess
 import sys
 import time
 
 import dask
 import joblib
+import psutil
 import pytest
 from distributed import LocalCluster
 
@@ -107,13 +109,40 @@ def test_time_up_in_the_middle_resumes_from_the_checkpoint(tiny, monkeypatch):
     monkeypatch.setattr(sweep, "time", Clock)
     outcome, said = run(seeds=(0,), budget_minutes=2.5 / 60)
     assert outcome.done == 0 and "ERM, seed 0 goes on from its checkpoint" in said
-    kept = list((tiny / "checkpoints").iterdir())
-    assert len(kept) == 1 and kept[0].suffix == ".pt"
+    kept = {file.suffix: file for file in (tiny / "checkpoints").iterdir()}
+    assert set(kept) == {".pt", ".seconds"}
+    kept[".seconds"].write_text("1000")
     monkeypatch.setattr(sweep, "time", time)
     run(seeds=(0,))
     found = experiments.recorded(NAME, "ci")
     assert [r["metrics"] for r in found] == [r["metrics"] for r in expected]
+    resumed, *others = (r["seconds"] for r in found)  # the time of both attempts
+    assert 1000 < resumed < 1100 and max(others) < 100
     assert not list((tiny / "checkpoints").iterdir())
+
+
+def test_runs_whose_parent_is_killed_stop_at_their_next_epoch(tiny):
+    """With a checkpoint, instead of going on for a record that nobody will write."""
+    code = f"from samkit.experiments.sweep import sweep; sweep({NAME!r}, 'laptop', jobs=2)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        while process.poll() is None and not list((tiny / "checkpoints").glob("*.pt")):
+            time.sleep(0.1)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+
+    def used():
+        return sum(worker.cpu_times().user for worker in workers if worker.is_running())
+
+    try:
+        deadline, before = time.monotonic() + 20, -1.0
+        while (now := used()) > before and time.monotonic() < deadline:
+            before = now
+            time.sleep(1)
+        assert now == before  # nobody computes any more
+        assert list((tiny / "checkpoints").glob("*.seconds"))
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def test_records_of_other_settings_are_an_error(monkeypatch):

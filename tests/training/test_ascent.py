@@ -4,7 +4,7 @@ import torch
 from samkit.training import MLP, ascent_step, errors, gradients, losses, worst_case
 from samkit.training.ascent import project
 
-NET = MLP(inputs=4, hidden=6, outputs=3)
+NET = MLP((4, 6, 3))
 
 
 class Quadratic:

@@ -3,7 +3,7 @@ import torch
 
 from samkit.training import MLP, errors, gradients, losses
 
-NET = MLP(inputs=5, hidden=7, outputs=3)
+NET = MLP((5, 7, 3))
 
 
 def as_modules(w):

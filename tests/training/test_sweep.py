@@ -6,8 +6,10 @@ import torch
 
 from samkit.training import MLP, Rule, gradients, train, train_one
 from samkit.training.rules import Draws, direction
+from samkit.training.sweep import _mean_over_groups
 
-NET = MLP(inputs=4, hidden=6, outputs=3)
+NET = MLP((4, 6, 3))
+NETS = {"one hidden layer": NET, "three": MLP((4, 6, 5, 6, 3)), "none": MLP((4, 3))}
 SHORT = dict(epochs=2, batch_size=8, dtype=torch.float64)
 RULES = [
     Rule("ERM"),
@@ -29,18 +31,19 @@ def data():
 
 @pytest.fixture(scope="module")
 def swept(data):
-    return train(NET, *data, RULES, [5, 9], **SHORT)
+    return {name: train(net, *data, RULES, [5, 9], **SHORT) for name, net in NETS.items()}
 
 
+@pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("rule", range(len(RULES)), ids=lambda k: str(RULES[k]))
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_batched_twin_equals_the_specification(data, swept, rule, seed):
-    expected = train_one(NET, *data, RULES[rule], [5, 9][seed], **SHORT)
-    torch.testing.assert_close(swept[rule, seed], expected, rtol=1e-10, atol=1e-12)
+def test_the_batched_twin_equals_the_specification(data, swept, net, rule, seed):
+    expected = train_one(NETS[net], *data, RULES[rule], [5, 9][seed], **SHORT)
+    torch.testing.assert_close(swept[net][rule, seed], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_rules_and_seeds_differ(swept):
-    flat = swept.flatten(0, 1)
+    flat = swept["one hidden layer"].flatten(0, 1)
     apart = torch.cdist(flat, flat) + torch.eye(len(flat))
     assert apart.min() > 1e-4
 
@@ -123,3 +126,15 @@ def test_weights_that_stop_being_finite_stop_the_sweep_with_the_name_of_the_rule
     x, y = data
     with pytest.raises(FloatingPointError, match=r"random.*rho=1e\+200.*seed 4.*lower rho"):
         train(NET, x, y, [Rule("random", 0.1), Rule("random", 1e200)], [4], **SHORT)
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_a_fitted_group_is_perturbed_by_rho_although_squares_underflow(m):
+    """A gradient of 1e-25 in float32, for the second logit alone: its squares are zero."""
+    net, w, rho = MLP((1, 2)), torch.tensor([[29.0, -29.0, 0.0, 0.0]]), torch.tensor([[60.0]])
+    x, y = torch.ones(1, 2, 1), torch.tensor([[0, 0]])
+    assert 0 < gradients(net, w, x, y).abs().max() < 1e-20
+    moved = w + rho * torch.tensor([[0.0, 0.5, 0.0, 0.5]]).sqrt()
+    expected = gradients(net, moved, x, y)
+    assert expected.abs().max() > 0.9
+    torch.testing.assert_close(_mean_over_groups(net, w, x, y, rho, m), expected)
