@@ -35,13 +35,14 @@ pages: book  ## the built pages in a real browser
 notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outputs from book/
 	$(PY) -m tools.notebooks write
 
-bench: $(VENV)/installed  ## speed, as ratios against named peers; the last three write results/
+bench: $(VENV)/installed  ## speed, as ratios against named peers; all but the first two write results/
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks.bench_diagonal
 	$(PY) -m benchmarks.bench_frames
 	$(PY) -m benchmarks.bench_grid
 	$(PY) -m benchmarks.bench_sam
 	$(PY) -m benchmarks.bench_msam
+	$(PY) -m benchmarks.bench_epoch $(if $(shell command -v nvidia-smi),,--width 8 --images 1280)
 
 # torch comes from pip's default index: on Linux that is a CUDA build; install a CPU build into
 # .venv beforehand to save the disk.

@@ -17,17 +17,18 @@ def one_by_one(images, offsets, mirrored, padding):
     return torch.stack(result)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+def seeded(seed=0, device="cpu"):
+    return torch.Generator(device).manual_seed(seed)
 
 
 @pytest.mark.parametrize("shape", [(64, 3, 32, 32), (7, 1, 8, 6), (1, 2, 5, 9)])
 @pytest.mark.parametrize("padding", [0, 1, 4])
 @pytest.mark.parametrize("flip", [True, False])
-def test_it_is_the_loop_over_images(shape, padding, flip):
-    images = torch.rand(shape, generator=seeded(1))
-    expected = one_by_one(images, *draw(images, seeded(), padding, flip), padding)
-    got = crop_and_flip(images, generator=seeded(), padding=padding, flip=flip)
+def test_it_is_the_loop_over_images(shape, padding, flip, device):
+    images = torch.rand(shape, generator=seeded(1)).to(device)
+    drawn = draw(images, seeded(device=device), padding, flip)
+    expected = one_by_one(images, *drawn, padding)
+    got = crop_and_flip(images, generator=seeded(device=device), padding=padding, flip=flip)
     assert torch.equal(got, expected)
 
 

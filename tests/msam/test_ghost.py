@@ -24,9 +24,9 @@ SIZES = [1, 2, 5, 6, 11, 12]  # 5 and 11 leave a ragged last group
 @pytest.mark.parametrize("form", ["gram", "weight"])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("name", GHOST)
-def test_equals_the_definition_and_the_loop(name, normalize, form, monkeypatch):
+def test_equals_the_definition_and_the_loop(name, normalize, form, device, monkeypatch):
     monkeypatch.setattr(cost, "gram_is_cheaper", lambda *_, **__: form == "gram")
-    net, x, y = build(GHOST[name])
+    net, x, y = (part.to(device) for part in build(GHOST[name]))
     for m in SIZES:
         true = dense(net, losses, x, y, rho=0.3, m=m, normalize=normalize)
         for method in ("loop", "ghost"):

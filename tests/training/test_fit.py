@@ -105,10 +105,12 @@ def by_the_formulas(recipe, x, y, make=net):
         },
     ],
 )
-def test_it_is_the_loop_of_the_formulas(examples, settings):
-    recipe, network = Recipe(**SHORT, **settings, seed=3), net()
+def test_it_is_the_loop_of_the_formulas(examples, settings, device):
+    recipe, network = Recipe(**SHORT, **settings, seed=3), net().to(device)
     fit(network, recipe, examples)
-    torch.testing.assert_close(weights(network), by_the_formulas(recipe, *examples))
+    x, y = (part.to(device) for part in examples)
+    expected = by_the_formulas(recipe, x, y, make=lambda: net().to(device))
+    torch.testing.assert_close(weights(network), expected)
 
 
 def batch_norm_net():
