@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("experiment", help="its name, or 'all'")
     run.add_argument("--scale", help="ci, laptop or paper (default: $SAMKIT_SCALE, else ci)")
     run.add_argument("--seeds", type=_seeds, help="such as 0,1,2 (default: the scale's own)")
+    run.add_argument("--data", help="only runs on that data set, such as cifar10")
     run.add_argument("--budget-minutes", type=float, help="stop cleanly within that time")
     run.add_argument(
         "--jobs",
@@ -89,7 +90,7 @@ def _run_by_all(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from samkit.experiments.sweep import duration, stale, sweep
+    from samkit.experiments.sweep import duration, only, stale, sweep
 
     scale = experiments.scale(options.scale)
     names = experiments.NAMES if options.experiment == "all" else (options.experiment,)
@@ -103,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
         experiment = experiments.load(name)
         if scale == "paper" and not options.cpu:
             seeds = experiments.SEEDS[scale] if options.seeds is None else options.seeds
-            _needs_gpu(experiment.configs(scale, seeds), duration)
+            _needs_gpu(only(experiment.configs(scale, seeds), options.data), duration)
         if options.drop_old:
             found = records.runs(name, scale)
             old = {record["hash"] for record in stale(name, scale, found)}
@@ -118,6 +119,7 @@ def _run(options: argparse.Namespace) -> int:
                 name,
                 scale,
                 options.seeds,
+                data=options.data,
                 budget_minutes=minutes,
                 jobs=jobs,
                 say=lambda line: print(line, flush=True),

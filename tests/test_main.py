@@ -94,9 +94,14 @@ def test_old_records_can_be_dropped(monkeypatch, capsys):
 def test_paper_scale_without_a_gpu_says_what_it_would_cost(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(classify, "cost", lambda configs: 7200.0 * len(configs))
-    assert main(["run", "fig01_perturbations", "--scale", "paper", "--seeds", "0"]) == 2
+    command = ["run", "fig01_perturbations", "--scale", "paper", "--seeds", "0"]
+    assert main(command) == 2
     error = capsys.readouterr().err
-    assert "these 16 runs would take about 32.0 h" in error and "--cpu" in error
+    assert "these 32 runs would take about 64.0 h" in error and "--cpu" in error
+    assert main([*command, "--data", "cifar100"]) == 2
+    assert "these 16 runs would take about 32.0 h" in capsys.readouterr().err
+    assert main([*command, "--data", "mnist1d"]) == 2
+    assert "no run is on data 'mnist1d'; they are on cifar10, cifar100" in capsys.readouterr().err
 
 
 #: samkit run ... --scale paper, in a tiny size, started by torchrun
@@ -113,7 +118,8 @@ def tiny_paper(monkeypatch):
     """fig01 at scale paper with one epoch of an MLP; the exit code."""
     monkeypatch.setitem(fig01_perturbations.EPOCHS, "paper", 1)
     monkeypatch.setitem(fig01_perturbations.RADII, "paper", (0.1,))
-    monkeypatch.setattr(classify, "large", classify.small)
+    monkeypatch.setitem(fig01_perturbations.DATA, "paper", ("cifar10",))
+    monkeypatch.setattr(classify, "on", lambda data, *rules, **how: classify.small(*rules, **how))
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     return main(["run", "fig01_perturbations", "--scale", "paper", "--cpu", "--seeds", "0"])
 

@@ -77,6 +77,19 @@ def recorded(name: str, scale: str) -> list[dict]:
     return found
 
 
+def complete(name: str, scale: str, data: str) -> list[dict]:
+    """The recorded runs on that data set, of those seeds that have all of its runs."""
+    from samkit import records
+
+    found = {r["hash"]: r for r in recorded(name, scale) if r["config"].get("data") == data}
+    kept = []
+    for seed in sorted({record["seed"] for record in found.values()}):
+        wanted = [c for c in load(name).configs(scale, (seed,)) if c.data == data]
+        hashes = [records.config_hash(config) for config in wanted]
+        kept += [found[h] for h in hashes] if all(h in found for h in hashes) else []
+    return kept
+
+
 def runs(name: str, scale_name: str | None = None) -> list[dict]:
     """All runs of an experiment at a scale: those recorded, and the others carried out now.
 

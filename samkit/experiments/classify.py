@@ -67,15 +67,23 @@ def large(
     seed: int,
     noise: float = 0.0,
     noise_kind: str = "symmetric",
+    data: str = "cifar10",
     norm: str = "batch",
-    net: str = "resnet 18 64",
+    net: str | None = None,
 ) -> Config:
-    """The paper's: CIFAR-10, ResNet-18, steps at 50 % and 75 %, weight decay 0.0005.
+    """The paper's: CIFAR-10 with a ResNet-18, or CIFAR-100 with a ResNet-34, of width 64; learning
+    rate divided by ten at 50 % and 75 %, weight decay 0.0005.
 
     Weight decay is in the loss, and so in the ascent, as in the paper.
     """
     recipes = tuple(replace(r, schedule="piecewise", weight_decay=5e-4) for r in recipes)
-    return _config("cifar10", f"{net} {norm}", recipes, seed, noise, noise_kind)
+    net = net or {"cifar10": "resnet 18 64", "cifar100": "resnet 34 64"}[data]
+    return _config(data, f"{net} {norm}", recipes, seed, noise, noise_kind)
+
+
+def on(data: str, *recipes: Recipe, **how: Any) -> Config:
+    """The setting that belongs to the data: :func:`small` or :func:`large`."""
+    return small(*recipes, **how) if data == "mnist1d" else large(*recipes, data=data, **how)
 
 
 def _config(
@@ -133,7 +141,7 @@ def train(
     if sets["train"][0].shape[1:] == (3, 32, 32):  # house numbers are not mirrored
         augment = partial(data.crop_and_flip, flip=not config.data.startswith("svhn"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = build(config.net, config.seed).to(device)
+    net = build(config.net, config.seed, len(found.classes)).to(device)
     evaluated = {name: part for name, part in sets.items() if name != "train"}
     # a small training set is not held up by large ones to evaluate
     every = max(1, sum(len(y) for _, y in evaluated.values()) // len(sets["train"][1]))
@@ -214,8 +222,11 @@ def _line(net: nn.Module, a: dict, b: dict, sets: Mapping[str, tuple[Tensor, Ten
     return {"t": list(LINE)} | dict(zip(names, map(list, zip(*points, strict=True)), strict=True))
 
 
-def build(name: str, seed: int) -> nn.Module:
-    """The network of that name, started by the seed; the global random numbers are put back."""
+def build(name: str, seed: int, classes: int = 10) -> nn.Module:
+    """The network of that name, started by the seed; the global random numbers are put back.
+
+    ``classes`` are the outputs of a ResNet; an MLP has as many as its name says.
+    """
     found = re.fullmatch(
         r"(?:softplus:(?P<beta>\S+) )?"
         r"(?:mlp (?P<widths>[\d ]+)|resnet (?P<depth>\w+) (?P<width>\d+) (?P<norm>\w+))",
@@ -232,7 +243,11 @@ def build(name: str, seed: int) -> nn.Module:
         if found["widths"]:
             return nets.mlp(*map(int, found["widths"].split()), softplus=beta)
         return nets.resnet(
-            found["depth"], width=int(found["width"]), norm=found["norm"], softplus=beta
+            found["depth"],
+            width=int(found["width"]),
+            classes=classes,
+            norm=found["norm"],
+            softplus=beta,
         )
 
 

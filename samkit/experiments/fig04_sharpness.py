@@ -11,8 +11,10 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from samkit.experiments import classify
-from samkit.experiments.table import by_setting
+from samkit.experiments.table import bounds, by_setting
 from samkit.measure import sharpness
 from samkit.training.fit import Recipe, cross_entropy
 
@@ -96,6 +98,19 @@ def summary(records: Sequence[dict]) -> list[dict]:
         {"test error": lambda metrics: metrics.get("test_error")} | measures,
         against=lambda setting: setting["method"] == "ERM",
     )
+
+
+def order(records: Sequence[dict], m: int, rho: float) -> tuple[float, float]:
+    """Spearman's correlation of this sharpness with the validation error over the ways to train.
+
+    1: the sharper the worse, without exception. The 95 % interval of its mean over the seeds.
+    """
+    by_seed: dict[int, list[tuple[float, float]]] = {}
+    for record in records:
+        if (sharp := value(record["metrics"], m, rho)) is not None:
+            pair = sharp, record["metrics"]["validation_error"]
+            by_seed.setdefault(record["seed"], []).append(pair)
+    return bounds([spearmanr(*zip(*pairs, strict=True)).statistic for pairs in by_seed.values()])
 
 
 def value(metrics: dict, m: int, rho: float) -> float | None:

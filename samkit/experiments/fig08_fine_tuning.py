@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import product
 
 from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
@@ -21,6 +23,8 @@ SIZES = {
     "laptop": (100, 50, 0.3, (16, 128)),
     "paper": (200, 50, 0.1, (128,)),
 }
+#: fine-tuning is tried on all of these data, the switch on the first
+DATA = {"ci": ("mnist1d",), "laptop": ("mnist1d",), "paper": ("cifar10", "cifar100")}
 #: shares of training at which to switch, with the first of the values of m
 SHARES = {"ci": (), "laptop": (0.1, 0.25, 0.5, 0.75, 0.9), "paper": (0.25, 0.5, 0.75, 0.9)}
 
@@ -29,10 +33,10 @@ __all__ = ["configs", "run", "summary"]
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     epochs, more, rho, sizes = SIZES[scale]
-    make = classify.large if scale == "paper" else classify.small
     erm, short = Recipe(epochs=epochs), Recipe(epochs=more)
     found = []
-    for seed in seeds:
+    for data, seed in product(DATA[scale], seeds):
+        make = partial(classify.on, data)
         found.append(make(erm, short, seed=seed))
         for m in sizes:
             sam = Recipe("m-SAM", rho=rho, m=m, epochs=epochs)
@@ -43,7 +47,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
             if scale != "ci":
                 found.append(make(sam, replace(sam, epochs=more), seed=seed))
         sam = Recipe("m-SAM", rho=rho, m=sizes[0], epochs=epochs)
-        for share in SHARES[scale]:
+        for share in SHARES[scale] if data == DATA[scale][0] else ():
             at = round(share * epochs)
             for first, then in ((erm, sam), (sam, erm)):
                 changes = {k: getattr(then, k) for k in ("method", "rho", "m")}
@@ -70,7 +74,7 @@ def name(recipe: dict) -> str:
 
 
 def summary(records: Sequence[dict]) -> list[dict]:
-    """One row for each run; differences are to ERM -> ERM with the same seed.
+    """One row for each run; differences are to ERM -> ERM with the same data and seed.
 
     "first" is the test error before fine-tuning; "barrier" how far the training loss on the line
     rises above the higher of its two ends.
@@ -83,17 +87,18 @@ def summary(records: Sequence[dict]) -> list[dict]:
             ends = dict(zip(metrics["line"]["t"], metrics["line"]["train_loss"], strict=True))
             between = [loss for t, loss in ends.items() if 0 <= t <= 1]
             metrics = metrics | {
-                "first": metrics["history"]["test_error"][first - 1],
+                "first": metrics["history"]["test_error"][metrics["history"]["epoch"].index(first)],
                 "barrier": max(between) - max(ends[0.0], ends[1.0]),
             }
         rows.append(record | {"metrics": metrics})
     return by_setting(
         rows,
-        setting,
+        lambda config: {"data": config["data"]} | setting(config),
         {
             "first": lambda metrics: metrics.get("first"),
             "test error": lambda metrics: metrics.get("test_error"),
             "barrier": lambda metrics: metrics.get("barrier"),
         },
         against=lambda found: found["run"] == "ERM -> ERM",
+        within=lambda config: config["data"],
     )

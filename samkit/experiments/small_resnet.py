@@ -71,15 +71,13 @@ def setting(config: dict) -> dict:
 
 def summary(records: Sequence[dict]) -> list[dict]:
     """One row for each run; differences are to ERM with the same norm and seed."""
-    rows = []
-    for norm in ("group", "batch"):
-        rows += by_setting(
-            [r for r in records if setting(r["config"])["norm"] == norm],
-            setting,
-            {
-                "test error": lambda metrics: metrics.get("test_error"),
-                "train loss": lambda metrics: metrics.get("train_loss"),
-            },
-            against=lambda found: found["run"] == "ERM",
-        )
-    return rows
+    return by_setting(
+        records,
+        setting,
+        {
+            "test error": lambda metrics: metrics.get("test_error"),
+            "train loss": lambda metrics: metrics.get("train_loss"),
+        },
+        against=lambda found: found["run"] == "ERM",
+        within=lambda config: config["net"],
+    )

@@ -43,6 +43,7 @@ def sweep(
     scale: str,
     seeds: Sequence[int] | None = None,
     *,
+    data: str | None = None,
     budget_minutes: float | None = None,
     jobs: int = 1,
     say: Callable[[str], object] = print,
@@ -60,8 +61,8 @@ def sweep(
     Where torchrun has started several processes, all of them share every run: the first calls this,
     the others :func:`follow` it.
 
-    Raises ValueError for unknown names, for records of other settings, and for two runs at once in
-    one process.
+    ``data`` leaves out the runs on other data sets. Raises ValueError for unknown names, for
+    records of other settings, and for two runs at once in one process.
     """
     from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 
@@ -70,7 +71,7 @@ def sweep(
     seeds = experiments.SEEDS[scale] if seeds is None else seeds
     before = experiments.recorded(name, scale)
     known = {record["hash"] for record in before}
-    wanted = experiment.configs(scale, seeds)
+    wanted = only(experiment.configs(scale, seeds), data)
     todo = [config for config in wanted if records.config_hash(config) not in known]
     outcome = Outcome(skipped=len(wanted) - len(todo), left=len(todo))
     if outcome.skipped:
@@ -182,6 +183,15 @@ def checkpoint(name: str, scale: str, config: Any) -> Path:
     return records.folder() / "checkpoints" / file
 
 
+def only(configs: Sequence[Any], data: str | None) -> list[Any]:
+    """Those configurations that are on this data set; ValueError if none of them is."""
+    found = [config for config in configs if data in (None, getattr(config, "data", None))]
+    if configs and not found:
+        there = sorted({getattr(config, "data", "its own points") for config in configs})
+        raise ValueError(f"no run is on data {data!r}; they are on {', '.join(there)}")
+    return found
+
+
 def describe(config: Any) -> str:
     """A run in a few words."""
     plain = records.plain(config)
@@ -192,7 +202,9 @@ def describe(config: Any) -> str:
         words += [f"from {at}: {changes['method']}" for at, changes in recipe.get("switch", ())]
         parts.append(" ".join(words))
     noise = f", noise {plain['noise']}" if plain.get("noise") else ""
-    return f"{' -> '.join(parts)}{noise}, seed {plain['seed']}"
+    data = plain.get("data", "mnist1d")
+    place = "" if data == "mnist1d" else f", {data}, {plain['net']}"
+    return f"{' -> '.join(parts)}{noise}{place}, seed {plain['seed']}"
 
 
 def _result(metrics: dict) -> str:

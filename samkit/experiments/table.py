@@ -1,10 +1,12 @@
 """From records to a table: one row for each setting, means over seeds with 95 % intervals.
 
-``by_setting`` makes the rows, ``text`` prints them, ``paired`` compares two settings.
+``by_setting`` makes the rows, ``text`` prints them, ``paired`` compares two settings. A comparison
+of seeds too few to have an interval is from -inf to inf: the ledger calls that INCONCLUSIVE.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,20 +23,43 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(student.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
 
 
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of the mean's 95 % interval; -inf and inf for a single value."""
+    mean, half = interval(values)
+    return (-math.inf, math.inf) if math.isnan(half) else (mean - half, mean + half)
+
+
 def by_setting(
     records: Sequence[Mapping[str, Any]],
     setting: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     measures: Mapping[str, Callable[[Mapping[str, Any]], float | None]],
     *,
     against: Callable[[Mapping[str, Any]], bool] | None = None,
+    within: Callable[[Mapping[str, Any]], Any] = lambda config: None,
 ) -> list[dict[str, Any]]:
     """Rows of a table: the entries of ``setting(config)``, then each measure over the seeds.
 
     ``measures[name](metrics)`` is a number, or None where the run has none (it diverged). A row
     has, for each, "name" (the mean), "name +-" (half the width of its 95 % interval), and with
     ``against``, which picks the setting to compare with, "name - base" and "name - base +-": the
-    mean difference over the seeds that both have. "runs" and "diverged" count.
+    mean difference over the seeds that both have. "runs" and "diverged" count. Only runs with the
+    same ``within(config)``, such as a data set, are compared, and their rows are together.
     """
+    parts = list(dict.fromkeys(within(record["config"]) for record in records))
+    rows = []
+    for part in parts:
+        own = [record for record in records if within(record["config"]) == part]
+        rows += _rows(own, setting, measures, against)
+    return rows
+
+
+def _rows(
+    records: Sequence[Mapping[str, Any]],
+    setting: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    measures: Mapping[str, Callable[[Mapping[str, Any]], float | None]],
+    against: Callable[[Mapping[str, Any]], bool] | None,
+) -> list[dict[str, Any]]:
+    """The rows of runs that may be compared."""
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for record in records:
         groups.setdefault(tuple(setting(record["config"]).items()), []).append(record)
@@ -100,8 +125,8 @@ def paired(
 ) -> tuple[float, float]:
     """95 % interval of the mean over seeds of measure(metrics) under a minus that under b.
 
-    ``a`` and ``b`` each pick, by the config, one run per seed. Raises ValueError if they pick two,
-    or have fewer than two seeds in common.
+    ``a`` and ``b`` each pick, by the config, one run per seed. With one seed in common it is from
+    -inf to inf. Raises ValueError if they pick two runs of a seed, or have none in common.
     """
     sides: list[dict[int, float]] = []
     for pick in (a, b):
@@ -113,7 +138,6 @@ def paired(
                 found[record["seed"]] = value
         sides.append(found)
     common = sorted(set(sides[0]) & set(sides[1]))
-    if len(common) < 2:
-        raise ValueError(f"a comparison needs two seeds that both sides have; found {common}")
-    mean, half = interval([sides[0][seed] - sides[1][seed] for seed in common])
-    return mean - half, mean + half
+    if not common:
+        raise ValueError("a comparison needs seeds that both sides have; found none")
+    return bounds([sides[0][seed] - sides[1][seed] for seed in common])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from samkit.experiments.table import by_setting, interval, paired, text
+from samkit.experiments.table import bounds, by_setting, interval, paired, text
 
 
 def test_the_interval_is_that_of_the_t_test():
@@ -11,6 +11,7 @@ def test_the_interval_is_that_of_the_t_test():
     expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert (mean - half, mean + half) == pytest.approx(tuple(expected))
     assert interval([2.0])[0] == 2.0 and np.isnan(interval([2.0])[1])
+    assert bounds(values) == pytest.approx(tuple(expected)) and bounds([2.0]) == (-np.inf, np.inf)
 
 
 def test_differences_are_paired_by_seed_and_diverged_runs_counted():
@@ -31,6 +32,23 @@ def test_differences_are_paired_by_seed_and_diverged_runs_counted():
     mean, half = interval([0.4 - 0.5, 0.7 - 0.9])
     assert sam["error - base"] == pytest.approx(mean)
     assert sam["error - base +-"] == pytest.approx(half)
+
+
+def test_only_runs_within_one_data_set_are_compared():
+    errors = {("a", "ERM"): 0.5, ("b", "ERM"): 0.3, ("a", "SAM"): 0.4, ("b", "SAM"): 0.1}
+    records = [
+        {"config": {"data": d, "method": m}, "seed": 0, "metrics": {"error": e}}
+        for (d, m), e in errors.items()
+    ]
+    rows = by_setting(
+        records,
+        lambda config: config,
+        {"error": lambda metrics: metrics["error"]},
+        against=lambda setting: setting["method"] == "ERM",
+        within=lambda config: config["data"],
+    )
+    assert [row["data"] for row in rows] == ["a", "a", "b", "b"]
+    assert [row.get("error - base") for row in rows] == pytest.approx([None, -0.1, None, -0.2])
 
 
 def test_text_has_aligned_columns_and_intervals():
@@ -69,8 +87,10 @@ def test_a_paired_difference_is_that_of_the_paired_t_test():
 
     expected = stats.ttest_rel(a[shared], b[shared]).confidence_interval(0.95)
     assert compare("SAM", "ERM") == pytest.approx(tuple(expected))
-    with pytest.raises(ValueError, match=r"two seeds that both sides have; found \[\]"):
+    with pytest.raises(ValueError, match=r"seeds that both sides have; found none"):
         compare("SAM", "n-SAM")
+    del runs[7:]  # one seed of ERM is left, which decides nothing
+    assert compare("SAM", "ERM") == (-np.inf, np.inf)
     runs.append(runs[0])
     with pytest.raises(ValueError, match="two runs of seed 0 are picked"):
         compare("SAM", "ERM")
