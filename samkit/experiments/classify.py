@@ -30,6 +30,14 @@ SHAPES = {
 }
 
 
+#: what tables show of a run: see :func:`samkit.experiments.table.by_setting`
+MEASURES = {
+    "test error": lambda metrics: metrics.get("test_error"),
+    "validation error": lambda metrics: metrics.get("validation_error"),
+    "train loss": lambda metrics: metrics.get("train_loss"),
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """A run: ``recipes`` one after the other, each with a learning rate schedule of its own.

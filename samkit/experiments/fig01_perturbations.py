@@ -42,11 +42,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
     return by_setting(
         records,
         setting,
-        {
-            "test error": lambda metrics: metrics.get("test_error"),
-            "validation error": lambda metrics: metrics.get("validation_error"),
-            "train loss": lambda metrics: metrics.get("train_loss"),
-        },
+        classify.MEASURES,
         against=lambda setting: setting["method"] == "ERM",
         within=lambda config: config["data"],
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
 from samkit.experiments.fig08_fine_tuning import name
 from samkit.experiments.table import by_setting
@@ -74,10 +75,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
     return by_setting(
         records,
         setting,
-        {
-            "test error": lambda metrics: metrics.get("test_error"),
-            "train loss": lambda metrics: metrics.get("train_loss"),
-        },
+        classify.MEASURES,
         against=lambda found: found["run"] == "ERM",
         within=lambda config: config["net"],
     )

@@ -102,11 +102,6 @@ def summary(records: Sequence[dict]) -> list[dict]:
     return by_setting(
         records,
         setting,
-        {
-            "test error": lambda metrics: metrics.get("test_error"),
-            "validation error": lambda metrics: metrics.get("validation_error"),
-            "train loss": lambda metrics: metrics.get("train_loss"),
-            "averaged": averaged,
-        },
+        classify.MEASURES | {"averaged": averaged},
         against=lambda found: (found["method"], found["switch"]) == ("ERM", "as it is"),
     )
