@@ -93,3 +93,34 @@ def test_unknown_figures_are_refused():
     for ask in (interactive.figure, interactive.html, interactive.module):
         with pytest.raises(ValueError, match="no figure 'x'; there are m-dial"):
             ask("x")
+
+
+def drawn(m=1, rho=0.1, rule="plain"):
+    return f"m {m}, rho {rho}, {rule}"
+
+
+CHOICES = {"m": [1, 2, 4], "rho": (0.0, 0.3, 0.1), "rule": ["plain", "broken"]}
+
+
+def test_controls_call_python_again_in_a_notebook(monkeypatch):
+    monkeypatch.delenv("SAMKIT_BOOK", raising=False)
+    made = interactive.controls(drawn, **CHOICES)
+    m, rho, rule = made.kwargs_widgets
+    assert made.result == "m 1, rho 0.1, plain"
+    m.value = 4
+    assert made.result == "m 4, rho 0.1, plain"
+    rho.value, rule.value = 0.3, "broken"
+    assert made.result == "m 4, rho 0.3, broken"
+    rho.value = 7.0
+    assert made.result == "m 4, rho 0.3, broken", "a slider ends where its range does"
+
+
+def test_controls_are_the_first_picture_in_the_book(monkeypatch):
+    monkeypatch.setenv("SAMKIT_BOOK", "1")
+    assert interactive.controls(drawn, **CHOICES) == "m 1, rho 0.1, plain"
+
+
+@pytest.mark.parametrize("choices", [{"m": [2, 4]}, {"rho": (0.2, 0.3, 0.1)}, {"seed": [0, 1]}])
+def test_controls_start_from_a_default(choices):
+    with pytest.raises(ValueError, match="give drawn an argument"):
+        interactive.controls(drawn, **choices)
