@@ -6,6 +6,7 @@ import re
 import pytest
 
 from samkit import figures, interactive
+from samkit.diagonal import SparseRegression, flow
 from tools import interactive as outside
 
 
@@ -113,6 +114,22 @@ def test_controls_call_python_again_in_a_notebook(monkeypatch):
     assert made.result == "m 4, rho 0.3, broken"
     rho.value = 7.0
     assert made.result == "m 4, rho 0.3, broken", "a slider ends where its range does"
+
+
+def test_controls_follow_samkit(monkeypatch):
+    monkeypatch.delenv("SAMKIT_BOOK", raising=False)
+    problem = SparseRegression.sample()
+
+    def limit(m=1, rho=0.1):
+        return flow(problem, rho=rho, m=m).test_loss
+
+    made = interactive.controls(limit, m=[1, 20], rho=(0.0, 0.2, 0.1))
+    m, rho = made.kwargs_widgets
+    assert made.result == flow(problem, rho=0.1, m=1).test_loss
+    m.value = 20
+    assert made.result == flow(problem, rho=0.1, m=20).test_loss
+    rho.value = 0.0
+    assert made.result == flow(problem).test_loss
 
 
 def test_controls_are_the_first_picture_in_the_book(monkeypatch):
