@@ -279,6 +279,9 @@ export const mount = (figure) => ({
       button(preset.label, () => change({ ...start, ...preset.state }, true));
     }
     button("Reset", () => { pause(); change(start, true); });
+    for (const part of root.querySelectorAll("input, select, button")) {
+      part.dataset.lmSuppressShortcuts = ""; // JupyterLab would keep the arrow keys for itself
+    }
 
     let frame = 0;
     function change(changes, again = false) {
