@@ -242,6 +242,7 @@ export const mount = (figure) => ({
     const address = () => new URLSearchParams(location.search).get(figure.name);
     let state = !model && address() !== null ? decode(figure, address()) : { ...start };
     let result;
+    let stale = true; // the result, after a change of the state
     let playing = false;
 
     const root = element("section", { class: "samkit-interactive", "aria-label": figure.title });
@@ -273,7 +274,7 @@ export const mount = (figure) => ({
     let play;
     if (figure.tick) {
       play = button("Play", () => (playing ? pause() : run()));
-      button("Step", () => { pause(); advance(); });
+      button("Step", () => { pause(); advance(); show(); });
     }
     for (const preset of figure.presets ?? []) {
       button(preset.label, () => change({ ...start, ...preset.state }, true));
@@ -289,12 +290,16 @@ export const mount = (figure) => ({
       const moved = entries(figure).filter((c) => next[c.name] !== state[c.name]);
       if (!again && moved.length === 0) return;
       state = next;
-      if (again || !moved.every((c) => c.keeps)) result = undefined;
+      stale ||= again || !moved.every((c) => c.keeps);
       frame ||= requestAnimationFrame(refresh);
+    }
+    function compute() {
+      if (stale) result = figure.compute(state);
+      stale = false;
     }
     function refresh() {
       frame = 0;
-      result ??= figure.compute(state);
+      compute();
       show();
       keep();
     }
@@ -332,26 +337,36 @@ export const mount = (figure) => ({
         history.replaceState(history.state, "", address);
       }, 250);
     }
+    /** One frame further, without drawing it; false at the end. */
     function advance() {
-      result ??= figure.compute(state);
+      compute();
       const next = figure.tick(state, result);
-      if (next === undefined) pause();
-      else result = next;
-      show();
+      if (next === undefined) return false;
+      result = next;
+      return true;
     }
     function run() {
       playing = true;
       play.textContent = "Pause";
-      const next = () => {
+      // who prefers little motion gets a picture a second
+      const between = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 0;
+      let drawn = -Infinity;
+      const next = (now) => {
         if (!playing || !root.isConnected) return;
-        advance();
+        if (!advance()) return pause();
+        if (now >= drawn + between) {
+          show();
+          drawn = now;
+        }
         requestAnimationFrame(next);
       };
       requestAnimationFrame(next);
     }
     function pause() {
+      if (!playing) return;
       playing = false;
-      if (play) play.textContent = "Play";
+      play.textContent = "Play";
+      show();
     }
 
     let held;
@@ -375,7 +390,7 @@ export const mount = (figure) => ({
     picture.addEventListener("pointercancel", drop);
 
     model?.on("change:state", () => change(model.get("state")));
-    const resized = new ResizeObserver(() => result && show());
+    const resized = new ResizeObserver(() => stale || show());
     resized.observe(view);
     refresh();
     return () => {
