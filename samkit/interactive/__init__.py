@@ -47,7 +47,7 @@ ESM = Path(__file__).parent / "esm"
 PICTURES = Path(__file__).parent / "pictures"
 
 _IMPORT = re.compile(r"^import (\{[^}]*\}) from \"\./([\w-]+)\.mjs\";$", re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=(?:const|let|function) (\w+))", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:const|let|function\*?) (\w+))", re.MULTILINE)
 
 
 def figure(name: str, **state: Any):

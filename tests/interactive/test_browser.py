@@ -58,6 +58,7 @@ def opened(tab, site, name, query=""):
 def frames(tab, count=2):
     for _ in range(count):
         tab.evaluate("() => new Promise(requestAnimationFrame)")
+    tab.wait_for_function("!document.querySelector('.samkit-interactive[aria-busy=true]')")
 
 
 def seen(figure):

@@ -30,6 +30,21 @@ def test_a_module_in_one_piece_computes_the_same(name, tmp_path):
     assert found == name and dict(say) == outside.computed(name)["say"]
 
 
+@pytest.mark.parametrize("name", ["diagonal-lab", "relu-network"])
+def test_long_computations_come_in_slices(name):
+    script = """import(process.argv[1]).then(({default: {figure}}) => {
+        const state = Object.fromEntries(figure.controls.map(c => [c.name, c.value]));
+        let [pauses, whole] = [0, figure.say(state, figure.compute({...state, seed: 1}))];
+        const slices = figure.slices({...state, seed: 1});
+        let next;
+        while (!(next = slices.next()).done) pauses++;
+        console.log(JSON.stringify([pauses, whole, figure.say(state, next.value)]));
+    })"""
+    pauses, whole, sliced = outside._node(script, (interactive.ESM / f"{name}.mjs").as_uri())
+    assert pauses >= 30
+    assert sliced == whole
+
+
 @pytest.mark.parametrize("name", interactive.NAMES)
 def test_every_preset_is_a_state_of_its_own(name):
     presets = outside.computed(name)["presets"]
@@ -70,6 +85,8 @@ def test_numbers_are_short():
         -2.0: "−2",
         1.2345e-7: "1.23 · 10⁻⁷",
         123456.0: "1.23 · 10⁵",
+        1e5: "10⁵",
+        -1e-7: "−10⁻⁷",
         0.0: "0",
     }
     for value, text in cases.items():
