@@ -90,6 +90,21 @@ def test_page(page, site, path):
 
 
 @pytest.mark.parametrize("path", PAGES)
+def test_every_figure_leads_to_its_code(page, site, path):
+    page.goto(site + path)
+    drawings = page.locator("svg.samkit-figure:not([data-samkit-figure] svg)")
+    links = page.locator(".figure-code a")
+    assert links.count() == drawings.count()
+    for link in links.all():
+        code = page.locator(link.get_attribute("href"))
+        assert re.search(r"figures\.show\(|draw\(", code.text_content())
+        link.focus()
+        page.keyboard.press("Enter")
+        expect(code).to_be_visible()
+        expect(code).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("path", PAGES)
 def test_on_paper(page, site, path):
     """Light, unfolded, without controls, no figure longer than a page; afterwards as before."""
     page.set_viewport_size({"width": 680, "height": 1000})  # A4 within its margins
