@@ -7,7 +7,7 @@ from itertools import combinations
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from samkit import claims
 from tools import book, browser
@@ -83,9 +83,50 @@ def test_page(page, site, path):
         box = drawing.bounding_box()
         assert box["width"] > 200 and box["height"] > 100
     # every interactive figure is in its picture's place
+    assert page.locator("script[type*='jupyter.widget']").count() == 0
     for name in page.eval_on_selector_all("[data-samkit-figure]", "all => all.map(el => el.id)"):
         page.wait_for_selector(f"[id='{name}'][data-mounted] .samkit-interactive")
     assert browser.accessibility_faults(page) == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_figure_leads_to_its_code(page, site, path):
+    page.goto(site + path)
+    drawings = page.locator("svg.samkit-figure:not([data-samkit-figure] svg)")
+    links = page.locator(".figure-code a")
+    assert links.count() == drawings.count()
+    for link in links.all():
+        code = page.locator(link.get_attribute("href"))
+        assert re.search(r"figures\.show\(|draw\(", code.text_content())
+        link.focus()
+        page.keyboard.press("Enter")
+        expect(code).to_be_visible()
+        expect(code).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_on_paper(page, site, path):
+    """Light, unfolded, without controls, no figure longer than a page; afterwards as before."""
+    page.set_viewport_size({"width": 680, "height": 1000})  # A4 within its margins
+    page.goto(site + path)
+    figures = page.locator("[data-samkit-figure]").all()
+    for figure in figures:
+        page.wait_for_selector(f"[id='{figure.get_attribute('id')}'][data-mounted]")
+    folded = page.locator("article details:not([open])").count()
+    page.emulate_media(media="print", color_scheme=page.scheme)
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    expect(page.locator("article details:not([open])")).to_have_count(0)
+    for figure in figures:
+        drawing = figure.locator("svg[role=img]").bounding_box()
+        assert drawing["width"] > 250 and drawing["height"] > 150
+        assert not figure.locator("input, select, button").first.is_visible()
+        section = figure.locator(".samkit-interactive")
+        assert section.evaluate("el => getComputedStyle(el).breakInside") == "avoid"
+        assert section.bounding_box()["height"] < 1000
+    assert page.evaluate("document.documentElement.scrollWidth") <= 680
+    page.emulate_media(media="screen", color_scheme=page.scheme)
+    expect(page.locator("html")).to_have_attribute("data-theme", page.scheme)
+    expect(page.locator("article details:not([open])")).to_have_count(folded)
 
 
 def test_a_page_is_light(site):
