@@ -127,13 +127,13 @@ def resnet(
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(inputs, classes),
+        head := nn.Linear(inputs, classes),
     ]
     net = nn.Sequential(*layers)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(net[-1].bias)
+    nn.init.zeros_(head.bias)
     return net
 
 

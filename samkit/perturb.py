@@ -43,7 +43,7 @@ def times(tensors: Tensors, factors: Radii | float | Tensor) -> list[Tensor | No
     if isinstance(factors, float | Tensor):
         dense = [t for t in tensors if t is not None and not t.is_sparse]
         if len(dense) == len(tensors):
-            return list(torch._foreach_mul(dense, factors))  # type: ignore[arg-type]
+            return list(torch._foreach_mul(dense, factors))
         factors = [factors] * len(tensors)
     return [None if t is None else _times(t, f) for t, f in zip(tensors, factors, strict=True)]
 

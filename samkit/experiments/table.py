@@ -14,11 +14,11 @@ from scipy.stats import t as student
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half width of its 95 % interval (Student's t); nan for a single value."""
-    values = np.asarray(values, float)
-    n = len(values)
+    x = np.asarray(values, float)
+    n, mean = len(x), float(np.mean(x))
     if n < 2:
-        return float(values.mean()), float("nan")
-    return float(values.mean()), float(student.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
+        return mean, float("nan")
+    return mean, float(student.ppf(0.975, n - 1) * np.std(x, ddof=1) / n**0.5)
 
 
 def by_setting(
@@ -54,8 +54,7 @@ def by_setting(
             "diverged": sum(r["metrics"].get("diverged_step") is not None for r in runs),
         }
         for name, measure in measures.items():
-            found = {r["seed"]: measure(r["metrics"]) for r in runs}
-            found = {seed: value for seed, value in found.items() if value is not None}
+            found = {r["seed"]: value for r in runs if (value := measure(r["metrics"])) is not None}
             if not found:
                 continue
             row[name], row[f"{name} +-"] = interval(list(found.values()))

@@ -45,7 +45,7 @@ _IMPORT = re.compile(r"^import (\{[^}]*\}) from \"\./([\w-]+)\.mjs\";$", re.MULT
 _EXPORT = re.compile(r"^export (?=(?:const|let|function) (\w+))", re.MULTILINE)
 
 
-def figure(name: str, **state: Any):
+def figure(name: str, **state: Any) -> Any:
     """The figure of that name, to be the last value of a cell; ``state`` sets its controls.
 
     In Jupyter and Colab an anywidget: its ``state``, a dict, follows the controls and moves them.
@@ -112,7 +112,7 @@ def _scope(name: str) -> str:
 
 
 @cache
-def _widget(name: str):
+def _widget(name: str) -> Any:
     import anywidget
     import traitlets
 

@@ -96,13 +96,20 @@ def _shared(*networks: Weights) -> list[str]:
     return names
 
 
-def _measured(model, points, measure, statistics) -> list[Any]:
+def _measured(
+    model: nn.Module,
+    points: Iterable[Weights],
+    measure: Callable[[nn.Module], Any],
+    statistics: Iterable[Any] | None,
+) -> list[Any]:
     normed = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-    if normed and statistics is None:
-        raise ValueError(
-            "the model has BatchNorm: pass statistics, batches of inputs to estimate its running "
-            "statistics from at every point"
-        )
+    if statistics is None:
+        if normed:
+            raise ValueError(
+                "the model has BatchNorm: pass statistics, batches of inputs to estimate its "
+                "running statistics from at every point"
+            )
+        statistics = ()
     net = copy.deepcopy(model)
     results = []
     for point in points:

@@ -46,17 +46,28 @@ def train(
     alike: dict[tuple[str, int], list[int]] = {}
     for position, rule in enumerate(rules):
         alike.setdefault((rule.method, rule.group_size(batch_size)), []).append(position)
-    x, y = torch.tensor(x, dtype=dtype), torch.tensor(y)
+    data = torch.tensor(x, dtype=dtype), torch.tensor(y)
     result = torch.empty(len(rules), len(seeds), network.size, dtype=dtype)
     for (method, m), positions in alike.items():
         chosen = [rules[position] for position in positions]
-        settings = (epochs, batch_size, learning_rate, momentum)
-        result[positions] = _train_alike(network, x, y, chosen, seeds, method, m, *settings)
+        result[positions] = _train_alike(
+            network, *data, chosen, seeds, method, m, epochs, batch_size, learning_rate, momentum
+        )
     return result
 
 
 def _train_alike(
-    network, x, y, rules, seeds, method, m, epochs, batch_size, learning_rate, momentum
+    network: MLP,
+    x: Tensor,
+    y: Tensor,
+    rules: Sequence[Rule],
+    seeds: Sequence[int],
+    method: str,
+    m: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    momentum: float,
 ) -> Tensor:
     """Rules that differ only in rho, as one stack of rules x seeds networks."""
     draws = [Draws(network, seed, x.dtype) for seed in seeds]
@@ -101,7 +112,7 @@ def _train_alike(
     return w.unflatten(0, stack)
 
 
-def _mean_over_groups(network, w, x, y, rho, m) -> Tensor:
+def _mean_over_groups(network: MLP, w: Tensor, x: Tensor, y: Tensor, rho: Tensor, m: int) -> Tensor:
     """m-SAM: a group is a network of its own, with the same weights and its own perturbation."""
     networks, batch_size = y.shape
     groups = batch_size // m
