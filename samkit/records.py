@@ -220,6 +220,6 @@ def hardware() -> str:
         names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
         processor = names[0].split(":")[1].strip() if names else processor
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_available():  # pragma: no cover, needs a GPU
         return f"{torch.cuda.get_device_name()}, {processor}"
     return processor

@@ -156,6 +156,15 @@ def train(
 
     Raises ValueError for negative or non-finite settings, m out of range, steps that are not
     whole numbers in order, or shapes that do not fit.
+
+    One example at a time (m = 1) finds a solution that predicts better than the whole batch does:
+
+    >>> problem = SparseRegression.sample()
+    >>> for m in (problem.n, 1):
+    ...     found = train(problem, rho=0.1, m=m, step_size=1 / 30, steps=5000)
+    ...     print(m, f"{found.test_loss[-1]:.4f}")
+    20 0.0164
+    1 0.0061
     """
     size = problem.n if batch_size is None else batch_size
     if int(size) != size or not 1 <= size <= problem.n:

@@ -40,10 +40,11 @@ def on_line(
 def plane_through(
     a: Weights, b: Weights, c: Weights
 ) -> tuple[Callable[[float, float], Weights], list[tuple[float, float]]]:
-    """An orthonormal frame of the plane through three networks.
+    r"""An orthonormal frame of the plane through three networks.
 
     Returns the map (x, y) -> weights, with distances in the plane equal to distances of weights,
-    and the coordinates of a, b, c: (0, 0), (|b - a|, 0), and those of c with y > 0.
+    and the coordinates of a, b, c: (0, 0), (:math:`\lVert b - a\rVert`, 0), and those of c with
+    y > 0.
 
     Raises ValueError if the three lie on one line.
     """

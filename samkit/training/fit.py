@@ -221,8 +221,8 @@ def fit(
     if ranks.count > 1:
         _check_shares(net, recipe, ranks.count)
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    if device.type == "cuda" and train[0].dim() == 4:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its types
+    if device.type == "cuda" and train[0].dim() == 4:  # pragma: no cover, needs a GPU
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sets = {"train": train, **(evaluate or {})}
     sets = {name: (_put(x, device), y.to(device)) for name, (x, y) in sets.items()}
     noisy = None if noisy is None else noisy.to(device)

@@ -137,9 +137,9 @@ def values(net: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def slope_changes(net: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where in (low, high) the function has its kinks, in order, and by how much its slope jumps.
+    r"""Where in (low, high) the function has its kinks, in order, and by how much its slope jumps.
 
-    Neuron k bends f at -b_k / w_k, by a_k |w_k|.
+    Neuron k bends f at :math:`-b_k / w_k`, by :math:`a_k |w_k|`.
     """
     w, b, a = (row[net[0] != 0] for row in net)
     at, change = -b / w, a * np.abs(w)
