@@ -38,7 +38,7 @@ DIRECTIONS = ("gradient", "gaussian", "sphere")
 
 
 class SAM(Optimizer):
-    r"""Sharpness-Aware Minimization around a constructed torch optimizer.
+    r"""Sharpness-Aware Minimization around a constructed torch optimizer::
 
         opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05)
 
