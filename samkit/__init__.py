@@ -33,6 +33,7 @@ m = 1 perturbs every example on its own, m = n (or the batch) perturbs them toge
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -66,7 +67,7 @@ _NAMES = {
 __all__ = [*_MODULES, *_NAMES, "__version__"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"samkit.{name}")
     if name in _NAMES:
@@ -74,5 +75,5 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'samkit' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

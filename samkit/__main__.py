@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from samkit import experiments, records
@@ -66,7 +66,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _list() -> None:
     for name in experiments.NAMES:
         experiment = experiments.load(name)
-        print(f"{name}: {experiment.__doc__.splitlines()[0]}")
+        print(f"{name}: {str(experiment.__doc__).splitlines()[0]}")
         for scale in experiments.SCALES:
             wanted = experiment.configs(scale, experiments.SEEDS[scale])
             found = experiments.recorded(name, scale)
@@ -146,7 +146,7 @@ def _cluster(scheduler: str | None) -> Iterator[None]:
         yield
 
 
-def _needs_gpu(configs: Sequence, duration) -> None:
+def _needs_gpu(configs: Sequence, duration: Callable[[float], str]) -> None:
     """ValueError that says what the runs would cost here, if they want a GPU and there is none."""
     import torch
 

@@ -8,8 +8,9 @@ and ``paper`` is in the other files. Needs CIFAR-10, by download or from $SAMKIT
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
@@ -60,7 +61,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     ]
 
 
-def setting(config: dict) -> dict:
+def setting(config: Mapping[str, Any]) -> dict[str, Any]:
     """The norm, the methods in words, and the radius."""
     recipes = config["recipes"]
     return {

@@ -50,7 +50,7 @@ _IMPORT = re.compile(r"^import (\{[^}]*\}) from \"\./([\w-]+)\.mjs\";$", re.MULT
 _EXPORT = re.compile(r"^export (?=(?:const|let|function\*?) (\w+))", re.MULTILINE)
 
 
-def figure(name: str, **state: Any):
+def figure(name: str, **state: Any) -> Any:
     """The figure of that name, to be the last value of a cell; ``state`` sets its controls.
 
     In Jupyter and Colab an anywidget: its ``state``, a dict, follows the controls and moves them.
@@ -69,7 +69,7 @@ def figure(name: str, **state: Any):
     return _widget(name)(state=state)
 
 
-def controls(draw: Callable[..., Any], **choices: list | tuple):
+def controls(draw: Callable[..., Any], **choices: list | tuple) -> Any:
     """What ``draw`` returns, and controls that call it again; to be the last value of a cell.
 
     ``draw`` has a default for every argument, and returns a picture (``samkit.figures.show``). An
@@ -146,7 +146,7 @@ def _scope(name: str) -> str:
 
 
 @cache
-def _widget(name: str):
+def _widget(name: str) -> Any:
     import anywidget
     import traitlets
 

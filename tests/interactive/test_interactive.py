@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -104,6 +105,14 @@ def test_a_widget_in_a_notebook_and_a_part_of_a_page_in_the_book(monkeypatch):
         "m": 4
     }
     assert "<svg" in page and "aria-label" in page
+    assert repr(interactive.figure("m-dial")) == "<interactive figure m-dial>"
+
+
+def test_without_anywidget_the_cure_is_said(monkeypatch):
+    monkeypatch.delenv("SAMKIT_BOOK", raising=False)
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(ImportError, match=r"pip install 'samkit\[interactive\]'"):
+        interactive.figure("m-dial")
 
 
 def test_unknown_figures_are_refused():

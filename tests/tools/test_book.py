@@ -74,14 +74,14 @@ def test_records_are_part_of_what_was_executed_and_checkpoints_are_not(tree):
 
 def test_a_broken_chapter_is_named_with_its_error_and_leaves_nothing(tree):
     tree.write_text(PAGE.replace("CODE", "1 / 0"))
-    with pytest.raises(SystemExit, match=r"01-page\.md failed:[\s\S]*ZeroDivisionError"):
+    with pytest.raises(book.BuildFailed, match=r"01-page\.md failed:[\s\S]*ZeroDivisionError"):
         run(tree)
     assert not book.executed_path(tree).exists()
 
 
 def test_a_warning_does_not_reach_the_page(tree):
     tree.write_text(PAGE.replace("CODE", "import warnings; warnings.warn('look here')"))
-    with pytest.raises(SystemExit, match=r"01-page\.md warns:[\s\S]*look here"):
+    with pytest.raises(book.BuildFailed, match=r"01-page\.md warns:[\s\S]*look here"):
         run(tree)
     assert not book.executed_path(tree).exists()
 
