@@ -221,7 +221,7 @@ def test_every_handle_can_be_dragged(chromium, site, name, handle, how):
     scrolled = page.evaluate("scrollY")
     start = [round(box["x"] + box["width"] / 2), round(box["y"] + box["height"] / 2)]
     middle = frame["x"] + frame["width"] / 4
-    end = [start[0] + (40 if start[0] < middle else -40), start[1] + 30]
+    end = [start[0] + (40 if start[0] < middle else -40), start[1] + 72]
     before = numbers(figure)
     how(page, start, end)
     frames(page)

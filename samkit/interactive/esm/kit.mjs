@@ -408,6 +408,9 @@ export const mount = (figure) => ({
       const width = Number(picture.getAttribute("width"));
       change(figure.drag[handle](state, x, y, seen.result, width, index));
     });
+    // touch-action does not know the parts of a drawing: here a finger drags, beside them it scrolls
+    const hold = (event) => event.target.closest("[data-drag]") && event.preventDefault();
+    picture.addEventListener("touchstart", hold, { passive: false });
     const drop = () => (held = undefined);
     picture.addEventListener("pointerup", drop);
     picture.addEventListener("pointercancel", drop);
