@@ -19,7 +19,9 @@ never import torch):
 ``samkit.experiments``     its experiments at three scales; ``python -m samkit list`` and ``run``
 ``samkit.records``         finished runs on disk, with what they were run on
 ``samkit.published``       the paper's published numbers, with their source
-``samkit.claims``          the ledger: what the paper states, what a machine measured, the verdict
+``samkit.claims``          the ledger: what the paper states, what a machine measured, the verdict;
+                           ``python -m samkit check ID`` measures a row alone (``checking``, which
+                           finds by ``slicing`` what it needs of its chapter)
 ``samkit.figures``         one style and one colour per method for every figure
 ``samkit.interactive``     figures that answer to the hand, in a page and in a notebook
 ``samkit.errors``          what is raised: ``NonFinite``, ``Undefined``, ``Unsupported``,
