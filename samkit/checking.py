@@ -86,7 +86,7 @@ def _ids(node: ast.AST) -> Iterator[str]:
                     yield re.escape(text)
                 case ast.JoinedStr(values=parts):
                     yield "".join(
-                        re.escape(part.value) if isinstance(part, ast.Constant) else ".+"
+                        re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+"
                         for part in parts
                     )
                 case _:
@@ -119,7 +119,9 @@ def execute(where: Chapter, rows: Iterable[str]) -> dict[str, Outcome]:
 
     A statement that raises ends the rows that need it, and no others.
     """
-    program, outcomes, raised = where.program, {}, {}
+    program = where.program
+    outcomes: dict[str, Outcome] = {}
+    raised: dict[int, Exception] = {}
     needs = {row: slicing.with_assertions(program, [where.checks[row]]) for row in rows}
     module = types.ModuleType(f"chapter_{re.sub('[^0-9a-z]', '_', where.name)}")
     check = claims.check

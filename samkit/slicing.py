@@ -61,7 +61,7 @@ def backward(program: Sequence[Statement], targets: Collection[int]) -> list[int
     """The positions of the statements that those at ``targets`` need, themselves included."""
     chosen: set[int] = set()
     seen: set[tuple[str, int]] = set()
-    work = [(None, target) for target in targets]
+    work: list[tuple[str | None, int]] = [(None, target) for target in targets]
     while work:
         name, position = work.pop()
         if name is None:  # a statement
