@@ -315,7 +315,13 @@ def build() -> None:
     chapters = [page for page in pages if is_notebook(page)]
     forget_strangers(chapters)
     asyncio.run(execute_stale(chapters))
-    claims.collect({page.stem: kept_execution(page) for page in chapters})
+    executed = {page.stem: kept_execution(page) for page in chapters}
+    if changed := [name for name, notebook in executed.items() if notebook is None]:
+        raise BuildFailed(
+            f"samkit, a package or {', '.join(changed)} changed while the book was built: run the "
+            "same command again"
+        )
+    claims.collect(executed)
     inputs = [ROOT / "book", ROOT / "samkit", ROOT / "_config.yml", ROOT / "_toc.yml", EXECUTED]
     day = int(commit_time()) // 86400  # stands on every page
     state = f"{digest(inputs)}{environment()}\n{day}"

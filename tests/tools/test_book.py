@@ -117,3 +117,11 @@ def test_a_good_page_passes(tree):
     built.parent.mkdir(parents=True)
     built.write_text(f"<article>{'word ' * 50} <div class='cell_output'>42</div></article>")
     assert book.check_pages([tree]) == []
+
+
+def test_samkit_that_changes_under_the_build_is_named(tree):
+    code = "open('../samkit/module.py', 'a').write('y = 2')"
+    tree.write_text(PAGE.replace("CODE", code))
+    (tree.parents[1] / "_toc.yml").write_text("root: book/01-page\nparts: []\n")
+    with pytest.raises(book.BuildFailed, match=r"01-page changed while the book was built: run"):
+        book.build()
