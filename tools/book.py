@@ -119,7 +119,7 @@ async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
     """Run a page's cells with a line of progress each; write the result only if all went well."""
     async with turn:
         print(f"{page.stem}: executing", flush=True)
-        notebook = jupytext.read(page)
+        notebook, state = jupytext.read(page), fingerprint(page)
         cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
         began = time.perf_counter()
 
@@ -157,7 +157,7 @@ async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
             for output in cell.get("outputs", ()):
                 if output.get("name") == "stderr":
                     raise BuildFailed(f"\n{page.relative_to(ROOT)} warns:\n{output.text}")
-        notebook.metadata[FINGERPRINT] = fingerprint(page)
+        notebook.metadata[FINGERPRINT] = state
         write_whole(executed_path(page), nbformat.writes(notebook))
 
 

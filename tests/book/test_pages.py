@@ -1,14 +1,16 @@
 """The built pages in a real browser, every request that leaves this machine refused."""
 
-import gzip
 import re
 import threading
+from datetime import UTC, datetime
 from itertools import combinations
 from urllib.parse import urlsplit
 
+import nbformat
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+import samkit
 from samkit import claims
 from tools import book, browser
 
@@ -129,18 +131,41 @@ def test_on_paper(page, site, path):
     expect(page.locator("article details:not([open])")).to_have_count(folded)
 
 
-def test_a_page_is_light(site):
-    """At most 500 kB compressed without MathJax, all that it loads included."""
-    weights = {}
-    for path in PAGES:
-        files = {path, *re.findall(r'(?:src|href)="([^"#?]+)', (book.HTML / path).read_text())}
-        local = {(book.HTML / path).parent / f for f in files if "://" not in f}
-        local = {f.resolve() for f in local if f.suffix in (".js", ".mjs", ".css", ".woff2")}
-        if "data-samkit-figure" in (book.HTML / path).read_text():
-            local |= set((book.HTML / "_static").glob("*.mjs"))
-        files = [book.HTML / path, *(f for f in local if f.name != "tex-svg.js")]
-        weights[path] = sum(len(gzip.compress(f.read_bytes())) for f in files) / 1000
-    assert max(weights.values()) <= 500, weights
+def test_the_site_may_be_published():
+    book.check()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_says_of_which_version_and_day_it_is(path):
+    foot = (book.HTML / path).read_text(encoding="utf-8").rpartition("<footer")[2]
+    day = datetime.fromtimestamp(int(book.commit_time()), UTC).date()
+    assert f"Last updated on {day}." in foot
+    assert f"samkit {samkit.__version__}" in foot
+
+
+def test_the_executed_notebooks_are_published():
+    for page in filter(book.is_notebook, book.toc_pages()):
+        notebook = nbformat.read(book.HTML / "executed" / f"{page.stem}.ipynb", as_version=4)
+        assert any(cell.get("outputs") for cell in notebook.cells)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("m-sharpness", "04-role-of-m"), ("Polyak", "09-convergence")]
+)
+def test_search_finds_words_without_a_network(page, site, words, found):
+    page.goto(f"{site}search.html?q={words}")
+    page.wait_for_selector(f"#search-results li a[href*='{found}']")
+
+
+@pytest.mark.parametrize("path", ["book/moved.html", "moved.html", "book/a/b.html"])
+def test_a_page_that_is_not_there_leads_back_to_the_start(chromium, site, path):
+    tab = chromium.new_page()
+    response = tab.goto(site + path)
+    assert response.status == 404
+    assert browser.accessibility_faults(tab) == []
+    tab.get_by_role("link", name="The book begins here").click()
+    tab.wait_for_url(f"{site}book/index.html")
+    tab.close()
 
 
 @pytest.mark.parametrize("width", [360, 1200])
