@@ -91,6 +91,7 @@ def test_page(page, site, path):
     assert browser.accessibility_faults(page) == []
 
 
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
 @pytest.mark.parametrize("path", PAGES)
 def test_every_figure_leads_to_its_code(page, site, path):
     page.goto(site + path)
@@ -106,6 +107,7 @@ def test_every_figure_leads_to_its_code(page, site, path):
         expect(code).to_be_in_viewport()
 
 
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
 @pytest.mark.parametrize("path", PAGES)
 def test_on_paper(page, site, path):
     """Light, unfolded, without controls, no figure longer than a page; afterwards as before."""
