@@ -2,15 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+CONSTRAINTS ?= -c constraints.txt
 STAMPS := _build/stamps
 SAMKIT := $(shell find samkit -type f -not -name '*.pyc' -not -name '*.nb[ci]')
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 RESULTS := $(wildcard results/*.json*)
 
-.PHONY: book serve test lint unit notebooks pages bench clean
+.PHONY: book gate serve test lint unit coverage notebooks pages links bench clean
 
 book: $(VENV)/installed  ## execute the chapters and build the pages into _build/html
 	$(PY) -m tools.book build
+
+gate: book  ## nothing is wrong with the built pages: they may be published
+	$(PY) -m tools.book check
 
 serve: book  ## show the built book at http://127.0.0.1:8000
 	$(PY) -m tools.book serve
@@ -20,9 +24,19 @@ test: lint unit $(STAMPS)/nbval pages  ## everything that must pass
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/zizmor --quiet --offline --pedantic .github
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
-unit: $(VENV)/installed  ## samkit, the ledger, the notebooks' round trip
-	$(PY) -m pytest tests --ignore tests/book/test_pages.py -n 2
+unit: $(VENV)/installed  ## samkit with the examples of its docstrings, the ledger, the tools
+	$(PY) -m pytest samkit tests --doctest-modules --ignore tests/book/test_pages.py -n 2
+
+# The tests in a browser never call samkit; numba's loops are seen only where it does not compile.
+coverage: $(VENV)/installed  ## the share of samkit's lines and branches that the unit tests run
+	$(PY) -m pytest tests --ignore tests/book --ignore tests/tools --ignore tests/interactive/test_browser.py -n 2 --cov --cov-report=
+	NUMBA_DISABLE_JIT=1 $(PY) -m pytest tests/diagonal/test_dynamics.py tests/training/test_relu1d.py -k kernel --cov --cov-append
 
 $(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)  ## every notebook runs and its reference outputs hold
 	OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n 2 --dist loadfile notebooks
@@ -35,8 +49,12 @@ pages: book  ## the built pages in a real browser
 notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outputs from book/
 	$(PY) -m tools.notebooks write
 
+links: book  ## every link out of the book leads somewhere; needs a network
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[links]'
+	$(VENV)/bin/lychee --no-progress --max-retries 3 '_build/html/book/*.html' README.md CHANGELOG.md
+
 bench: $(VENV)/installed  ## speed, as ratios against named peers; all but the first two write results/
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[bench]'
 	$(PY) -m benchmarks.bench_diagonal
 	$(PY) -m benchmarks.bench_frames
 	$(PY) -m benchmarks.bench_grid
@@ -49,7 +67,7 @@ bench: $(VENV)/installed  ## speed, as ratios against named peers; all but the f
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PY) -m pip install --disable-pip-version-check $(CONSTRAINTS) -e '.[test]'
 	touch $@
 
 clean:  ## forget everything built

@@ -19,7 +19,9 @@ never import torch):
 ``samkit.experiments``     its experiments at three scales; ``python -m samkit list`` and ``run``
 ``samkit.records``         finished runs on disk, with what they were run on
 ``samkit.published``       the paper's published numbers, with their source
-``samkit.claims``          the ledger: what the paper states, what a machine measured, the verdict
+``samkit.claims``          the ledger: what the paper states, what a machine measured, the verdict;
+                           ``python -m samkit check ID`` measures a row alone (``checking``, which
+                           finds by ``slicing`` what it needs of its chapter)
 ``samkit.figures``         one style and one colour per method for every figure
 ``samkit.interactive``     figures that answer to the hand, in a page and in a notebook
 ``samkit.errors``          what is raised: ``NonFinite``, ``Undefined``, ``Unsupported``,
@@ -33,6 +35,7 @@ m = 1 perturbs every example on its own, m = n (or the batch) perturbs them toge
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -66,7 +69,7 @@ _NAMES = {
 __all__ = [*_MODULES, *_NAMES, "__version__"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"samkit.{name}")
     if name in _NAMES:
@@ -74,5 +77,5 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'samkit' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

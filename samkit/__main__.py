@@ -1,4 +1,4 @@
-"""``python -m samkit list`` and ``python -m samkit run EXPERIMENT``: the experiments, recorded.
+"""``python -m samkit list``, ``run EXPERIMENT``: the experiments, recorded; ``check ID``: a claim.
 
 Many runs at a time: ``--jobs`` on this machine, ``--dask`` on a cluster. One run on several GPUs:
 ``torchrun --nproc-per-node 2 -m samkit run EXPERIMENT --scale paper``.
@@ -9,19 +9,24 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from samkit import experiments, records
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 when all is recorded, 3 when time was up before, 2 for bad input."""
+    """The exit code: 0 when all is recorded, 3 when time was up before, 2 for bad input.
+
+    For ``check``: 0 when every verdict is the expected one, 1 when not, 2 for an unknown row.
+    """
     options = _parser().parse_args(arguments)
     try:
         if options.command == "list":
             _list()
             return 0
+        if options.command == "check":
+            return _check(options)
         return _run_by_all(options)
     except (ValueError, ImportError, OSError) as error:
         print(f"samkit: {error}", file=sys.stderr)
@@ -35,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m samkit", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the experiments, and how many runs are recorded")
+    check = commands.add_parser("check", help="measure rows of the ledger, each by itself")
+    check.add_argument("rows", nargs="*", help="their ids, or chapters such as 07-relu-network")
+    check.add_argument("--all", action="store_true", help="every row")
     run = commands.add_parser("run", help="run what is not recorded yet")
     run.add_argument("experiment", help="its name, or 'all'")
     run.add_argument("--scale", help="ci, laptop or paper (default: $SAMKIT_SCALE, else ci)")
@@ -66,13 +74,21 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _list() -> None:
     for name in experiments.NAMES:
         experiment = experiments.load(name)
-        print(f"{name}: {experiment.__doc__.splitlines()[0]}")
+        print(f"{name}: {str(experiment.__doc__).splitlines()[0]}")
         for scale in experiments.SCALES:
             wanted = experiment.configs(scale, experiments.SEEDS[scale])
             found = experiments.recorded(name, scale)
             hashes = {record["hash"] for record in found}
             have = sum(records.config_hash(config) in hashes for config in wanted)
             print(f"  {scale:7}{have:4} of {len(wanted):3} runs recorded")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from samkit import checking
+
+    if not options.rows and not options.all:
+        raise ValueError("which rows? Name them, or a chapter, or --all")
+    return checking.check(options.rows, options.all, say=lambda line: print(line, flush=True))
 
 
 def _run_by_all(options: argparse.Namespace) -> int:
@@ -146,7 +162,7 @@ def _cluster(scheduler: str | None) -> Iterator[None]:
         yield
 
 
-def _needs_gpu(configs: Sequence, duration) -> None:
+def _needs_gpu(configs: Sequence, duration: Callable[[float], str]) -> None:
     """ValueError that says what the runs would cost here, if they want a GPU and there is none."""
     import torch
 

@@ -37,7 +37,11 @@ class Verdict(StrEnum):
 
 
 class ClaimFailed(AssertionError):
-    """A measurement contradicts its row in the ledger."""
+    """A measurement contradicts its row in the ledger; ``report`` has both."""
+
+    def __init__(self, message: str, report: Report):
+        super().__init__(message)
+        self.report = report
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,8 @@ def check(claim_id: str, measured: float | tuple[float, float], detail: str = ""
                 f"The ledger calls this a known miss: {claim.known_miss}"
                 if claim.known_miss
                 else ""
-            )
+            ),
+            report,
         )
     return report
 

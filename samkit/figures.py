@@ -6,8 +6,10 @@ import html
 import io
 import re
 from hashlib import sha256
+from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's own text colour in a drawing
 COLORS = {  # from the palette of Okabe and Ito, at least 3:1 against a white and a dark page
@@ -19,7 +21,7 @@ COLORS = {  # from the palette of Okabe and Ito, at least 3:1 against a white an
 }
 LINES = {"ERM": "-", "n-SAM": "--", "m-SAM": "-.", "1-SAM": "-", "random": (0, (1, 3))}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.grid": True,
@@ -44,7 +46,7 @@ STYLE = {
 }
 
 
-def line(method: str, **changes) -> dict:
+def line(method: str, **changes: Any) -> dict[str, Any]:
     """Keyword arguments for ``ax.plot``: the colour, dash, width and label of a method.
 
     ERM is wide, so that it shows under a method that coincides with it.
@@ -58,7 +60,7 @@ def line(method: str, **changes) -> dict:
     }
 
 
-def subplots(*args, **kwargs):
+def subplots(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
     """``plt.subplots`` in the book's style, which stays on for what is drawn afterwards."""
     plt.rcParams.update(STYLE)
     return plt.subplots(*args, **kwargs)
@@ -67,17 +69,17 @@ def subplots(*args, **kwargs):
 class Picture:
     """A finished figure: an inline SVG in the text colour of the page around it."""
 
-    def __init__(self, svg: str, alt: str):
+    def __init__(self, svg: str, alt: str) -> None:
         self.svg, self.alt = svg, alt
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return self.svg
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<figure: {self.alt}>"
 
 
-def show(figure, alt: str) -> Picture:
+def show(figure: Figure, alt: str) -> Picture:
     """Close a matplotlib figure and return it as the last value of a cell.
 
     ``alt`` says in words what the picture shows, for those who cannot see it; ValueError if it is

@@ -38,7 +38,7 @@ DIRECTIONS = ("gradient", "gaussian", "sphere")
 
 
 class SAM(Optimizer):
-    r"""Sharpness-Aware Minimization around a constructed torch optimizer.
+    r"""Sharpness-Aware Minimization around a constructed torch optimizer::
 
         opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05)
 
@@ -50,15 +50,38 @@ class SAM(Optimizer):
 
         loss = opt.step(closure)
 
-    The move is delta_k = T_k^2 g_k / ||T g||, where the norm goes over all parameters together and
-    T_k = rho, or rho (|w_k| + eta) if `adaptive`; without `normalize` it is rho g_k, or
-    rho (|w_k| + eta)^2 g_k. It takes the gradients as the closure leaves them: weight decay of the
-    base optimizer is not in the move, weight decay written into the loss is.
+    The move is
+
+    .. math::
+
+        \delta_k = \frac{T_k^2\, g_k}{\lVert T g\rVert}, \qquad
+        T_k = \rho \quad\text{or, if adaptive,}\quad T_k = \rho\,(|w_k| + \eta),
+
+    where the norm goes over all parameters together; without `normalize` it is
+    :math:`\rho\, g_k`, or :math:`\rho\,(|w_k| + \eta)^2 g_k`. It takes the gradients as the closure
+    leaves them: weight decay of the base optimizer is not in the move, weight decay written into
+    the loss is.
 
     `param_groups` and `state` are the base optimizer's own, so a scheduler may be attached to
     either, and `state_dict` holds everything. rho is an entry of each parameter group. Groups with
-    different radii move in the ellipsoid sum_k ||delta_k||^2 / rho_k^2 <= 1: a group with rho = 0
-    does not move and does not count in the norm.
+    different radii move in the ellipsoid
+    :math:`\sum_k \lVert\delta_k\rVert^2 / \rho_k^2 \le 1`: a group with rho = 0 does not move and
+    does not count in the norm.
+
+    The gradient is that of :math:`w + \delta`, here (3.3, 4.4) for the loss
+    :math:`\lVert w\rVert^2 / 2` at (3, 4):
+
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> opt = SAM(torch.optim.SGD([w], lr=0.1), rho=0.5)
+    >>> def closure():
+    ...     opt.zero_grad()
+    ...     loss = w.square().sum() / 2
+    ...     loss.backward()
+    ...     return loss
+    >>> opt.step(closure).item()
+    12.5
+    >>> [round(x, 4) for x in w.tolist()]
+    [2.67, 3.56]
 
     - Gradient clipping belongs between the second pass and the step of the base optimizer, that
       is in a hook: `base.register_step_pre_hook(clip)`, with a `clip(*_)` that calls

@@ -91,7 +91,7 @@ class Noise:
 
     def replay(self) -> None:
         torch.set_rng_state(self.state)
-        for device, state in self.cuda_states.items():
+        for device, state in self.cuda_states.items():  # pragma: no cover, needs a GPU
             torch.cuda.set_rng_state(state, device)
 
 

@@ -6,11 +6,13 @@ moves delta; `None` stands for a parameter without a gradient, which does not mo
 All of them share one geometry. Parameter k has a radius T_k > 0, a number or a tensor of its shape,
 and the moves live in the ellipsoid
 
-    { delta : sum_k ||T_k^{-1} delta_k||^2 <= 1 }.
+.. math::
 
-With T_k = rho this is SAM's ball of radius rho. Parameter groups with radii of their own have
-T_k = rho_k, so a group with rho_k = 0 neither moves nor counts in the norm. ASAM has
-T_k = rho_k (|w_k| + eta). Chapter: "The perturbation".
+    \Big\{\delta : \sum_k \lVert T_k^{-1} \delta_k\rVert^2 \le 1\Big\}.
+
+With :math:`T_k = \rho` this is SAM's ball of radius rho. Parameter groups with radii of their own
+have :math:`T_k = \rho_k`, so a group with :math:`\rho_k = 0` neither moves nor counts in the norm.
+ASAM has :math:`T_k = \rho_k\,(|w_k| + \eta)`. Chapter: "The perturbation".
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ Radii = Sequence[float | Tensor]
 
 
 def radii(weights: Sequence[Tensor], rho: Sequence[float], eta: float | None = None) -> Radii:
-    """T_k = rho_k, or with `eta` ASAM's T_k = rho_k (|w_k| + eta) (Kwon et al. 2021, section 3)."""
+    r""":math:`T_k = \rho_k`, or with `eta` ASAM's :math:`\rho_k\,(|w_k| + \eta)`.
+
+    Kwon et al. (2021), section 3.
+    """
     if eta is None:
         return list(rho)
     return [r * (w.detach().abs() + eta) for w, r in zip(weights, rho, strict=True)]
@@ -43,7 +48,7 @@ def times(tensors: Tensors, factors: Radii | float | Tensor) -> list[Tensor | No
     if isinstance(factors, float | Tensor):
         dense = [t for t in tensors if t is not None and not t.is_sparse]
         if len(dense) == len(tensors):
-            return list(torch._foreach_mul(dense, factors))  # type: ignore[arg-type]
+            return list(torch._foreach_mul(dense, factors))
         factors = [factors] * len(tensors)
     return [None if t is None else _times(t, f) for t, f in zip(tensors, factors, strict=True)]
 
@@ -65,6 +70,9 @@ def sam(grads: Tensors, radii: Radii) -> list[Tensor | None]:
 
     With one radius, rho g / ||g|| (Foret et al. 2021, equation 2); with ASAM's radii,
     rho T_w^2 g / ||T_w g|| (Kwon et al. 2021, equation 9). Where the gradient is 0, so is delta.
+
+    >>> sam([torch.tensor([3.0, 4.0]), None], [0.5, 0.5])
+    [tensor([0.3000, 0.4000]), None]
     """
     if one(radii):
         return times(grads, sam_scale(grads, radii))

@@ -16,7 +16,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def save(name: str, record: dict) -> Path:
 
 def plain(config: Any) -> dict:
     """A dataclass, or a dict, as JSON gives it back."""
-    return json.loads(json.dumps(asdict(config) if is_dataclass(config) else config))
+    return json.loads(json.dumps(config if isinstance(config, Mapping) else asdict(config)))
 
 
 def config_hash(config: Any) -> str:
@@ -220,5 +220,6 @@ def hardware() -> str:
         names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
         processor = names[0].split(":")[1].strip() if names else processor
     torch = sys.modules.get("torch")
-    cuda = torch is not None and torch.cuda.is_available()
-    return f"{torch.cuda.get_device_name()}, {processor}" if cuda else processor
+    if torch is not None and torch.cuda.is_available():  # pragma: no cover, needs a GPU
+        return f"{torch.cuda.get_device_name()}, {processor}"
+    return processor

@@ -51,6 +51,10 @@ def test_the_same_figure_is_the_same_text():
     assert picture().svg == picture().svg
 
 
+def test_a_console_shows_the_words():
+    assert repr(picture()) == f"<figure: {picture().alt}>"
+
+
 def test_a_figure_without_words_is_refused():
     with pytest.raises(ValueError, match="say in a sentence"):
         figures.show(figures.subplots()[0], alt="a plot")

@@ -1,21 +1,48 @@
+"""What `import samkit` costs, what a wheel and an sdist hold, what the docstrings show."""
+
+import doctest
+import importlib
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 
 import samkit
 
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("IPython", "anywidget", "joblib", "matplotlib", "numba", "scipy.optimize", "scipy.stats",
+         "sklearn", "torch")  # fmt: skip
 
-@pytest.mark.parametrize(
-    "module",
-    ["samkit", "samkit.claims", "samkit.data", "samkit.diagonal", "samkit.errors", "samkit.theory"],
-)
-def test_importing_does_not_import_torch_or_matplotlib(module):
-    code = f"import sys, {module}; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+
+def loaded(module: str, names: tuple[str, ...]) -> list[str]:
+    """Which of these modules a fresh process has after it imports that one."""
+    code = f"import sys, {module}; print(*[m for m in {names!r} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert result.stdout.strip() == "[]"
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["samkit.claims", "samkit.data", "samkit.diagonal", "samkit.errors", "samkit.theory"],
+)
+def test_importing_does_not_import_torch_or_matplotlib(module):
+    assert loaded(module, ("torch", "matplotlib")) == []
+
+
+def test_importing_samkit_imports_nothing_heavy():
+    assert loaded("samkit", ("numpy", "scipy", *HEAVY)) == []
+
+
+def test_importing_the_optimizer_imports_nothing_heavy_beside_torch():
+    assert loaded("samkit.optim", HEAVY) == ["torch"]
 
 
 def test_every_public_name_is_there():
@@ -33,3 +60,94 @@ def test_the_table_of_contents_names_everything():
             or f"``samkit.{name}``" in samkit.__doc__
             or (name == "__version__")
         )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SAM", "msam_grad", "sharpness", "diagonal.train", "diagonal.hyperbolic_entropy",
+     "diagonal.least_entropy", "data.label_noise"],
+)  # fmt: skip
+def test_what_a_reader_calls_first_shows_an_example(name):
+    thing = samkit
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    assert any(test.examples for test in doctest.DocTestFinder(recurse=False).find(thing))
+
+
+def test_every_module_is_on_the_page_of_the_package():
+    page = (ROOT / "book" / "api.md").read_text()
+    described = set(re.findall(r":: samkit\.([\w.]+)", page))
+    for name in samkit.__all__:
+        thing = getattr(samkit, name)
+        module = getattr(thing, "__name__", "")
+        if module.startswith("samkit."):
+            inside = module.removeprefix("samkit.")
+            assert any(d == inside or d.startswith(f"{inside}.") for d in described) or (
+                name == "msam" or name == "optim"  # msam_grad and SAM are what they offer
+            ), name
+        elif name != "__version__":
+            assert name in described or name in dir(samkit.errors), name
+    for entry in described:  # and what the page names is there
+        *path, last = entry.split(".")
+        parent = importlib.import_module(".".join(["samkit", *path]))
+        assert hasattr(parent, last) or importlib.import_module(f"samkit.{entry}")
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """The names of the files in a wheel and in an sdist built from a copy of the sources."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "CITATION.cff",
+                 "LICENSE"):  # fmt: skip
+        shutil.copy(ROOT / name, folder)
+    for name in ("samkit", "tests", "results"):
+        ignored = shutil.ignore_patterns("__pycache__", "checkpoints")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (wheel,) = folder.glob("dist/*.whl")
+    (sdist,) = folder.glob("dist/*.tar.gz")
+    return wheel, sdist
+
+
+def test_wheel_and_sdist_hold_samkit_whole_and_nothing_else(distributions):
+    wheel, sdist = distributions
+    ours = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "samkit").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {"samkit/py.typed", "samkit/ledger.toml", "samkit/published/diagonal.json"} <= ours
+    assert "samkit/interactive/esm/kit.mjs" in ours
+    in_wheel = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in in_wheel if ".dist-info/" not in name} == ours
+    assert any(name.endswith("licenses/LICENSE") for name in in_wheel)
+    with tarfile.open(sdist) as archive:
+        in_sdist = {name.partition("/")[2] for name in archive.getnames()}
+    assert ours <= in_sdist and {"CHANGELOG.md", "README.md"} <= in_sdist
+    assert not [name for name in in_sdist if name.startswith(("tests", "results"))]
+
+
+def test_an_installed_wheel_works_by_itself(distributions, tmp_path):
+    target = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", target, distributions[0]], check=True, capture_output=True)
+    code = (
+        "import samkit; from samkit import claims, interactive, published\n"
+        "print(samkit.__file__)\n"
+        "assert claims.ledger() and published.diagonal() and interactive.module('m-dial')\n"
+        "assert '<svg' in interactive.html('m-dial')\n"
+        "try: samkit.records.load('bench_msam')\n"
+        "except FileNotFoundError as error: assert 'SAMKIT_RESULTS' in str(error)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SAMKIT")}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()).is_relative_to(target)

@@ -1,4 +1,5 @@
 import errno
+import io
 import subprocess
 import sys
 import warnings
@@ -112,6 +113,20 @@ def test_a_full_disk_loses_nothing(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(records.os, "fsync", full)
         with pytest.raises(OSError, match=r"could not be recorded \(No space.*unharmed"):
+            add(1)
+    assert records.runs("experiment", "ci") == [first]
+
+
+def test_a_line_that_the_disk_takes_in_part_is_taken_back(monkeypatch, elsewhere):
+    first = add(0)
+
+    class Full(io.FileIO):
+        def write(self, line):
+            return super().write(line[: len(line) // 2])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "open", lambda path, *_, **__: Full(path, "a+"), raising=False)
+        with pytest.raises(OSError, match="only a part of the record was written"):
             add(1)
     assert records.runs("experiment", "ci") == [first]
 

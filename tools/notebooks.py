@@ -15,7 +15,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from tools.book import ROOT, execute_stale, is_notebook, kept_execution, toc_pages
+from tools.book import ROOT, execute_stale, is_notebook, kept_execution, run, toc_pages, write_whole
 
 FOLDER = ROOT / "notebooks"
 COMPARED = "nbval-check-output"
@@ -71,15 +71,14 @@ def executed_outputs(page: Path) -> dict[str, list]:
 
 def write() -> None:
     asyncio.run(execute_stale(chapters()))
-    FOLDER.mkdir(exist_ok=True)
     for stale in set(FOLDER.glob("*.ipynb")) - {notebook_path(page) for page in chapters()}:
         stale.unlink()
     for page in chapters():
         text = nbformat.writes(convert(page, executed_outputs(page)))
-        notebook_path(page).write_text(text + "\n", encoding="utf-8")
+        write_whole(notebook_path(page), text + "\n")
 
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["write"]:
         raise SystemExit(__doc__)
-    write()
+    run(write)

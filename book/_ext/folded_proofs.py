@@ -1,5 +1,7 @@
 """Proofs that open with a click: `{prf:proof}` with `:class: dropdown` becomes <details>.
 
+On paper print.mjs unfolds them, and whatever else is folded.
+
 sphinx-proof gives a proof no title, on which the script that folds other boxes stumbles, and the
 same id to all of them.
 """
@@ -32,4 +34,5 @@ def fold(app, doctree):
 
 def setup(app):
     app.connect("doctree-read", fold)
+    app.add_js_file("print.mjs", type="module")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

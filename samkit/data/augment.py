@@ -49,6 +49,7 @@ def draw(
     """Offsets (2, n) of rows and columns, and which of the n images are mirrored."""
     import torch
 
-    n, on = len(images), {"generator": generator, "device": images.device}
-    offsets = torch.randint(2 * padding + 1, (2, n), **on)
-    return offsets, torch.rand(n, **on) < (0.5 if flip else 0.0)
+    n, device = len(images), images.device
+    offsets = torch.randint(2 * padding + 1, (2, n), generator=generator, device=device)
+    mirrored = torch.rand(n, generator=generator, device=device) < (0.5 if flip else 0.0)
+    return offsets, mirrored

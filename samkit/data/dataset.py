@@ -44,12 +44,10 @@ def from_pixels(
     pixels, labels = train
     held_out = validation_part(len(labels), seed)
     parts = (pixels[~held_out], labels[~held_out]), (pixels[held_out], labels[held_out]), test
-    arrays = [
-        array
-        for x, y in parts
-        for array in (np.divide(x, largest, dtype=np.float32), y.astype(np.int64))
-    ]
-    return Dataset(*arrays, classes=classes, source=source)
+    (x, y), (x_validation, y_validation), (x_test, y_test) = (
+        (np.divide(x, largest, dtype=np.float32), y.astype(np.int64)) for x, y in parts
+    )
+    return Dataset(x, y, x_validation, y_validation, x_test, y_test, classes, source)
 
 
 def validation_part(count: int, seed: int) -> np.ndarray:

@@ -247,5 +247,5 @@ def _unpack(archive: Path, files: Collection[str]) -> None:
     """Put these files of an archive beside it, each one whole or not at all."""
     with tarfile.open(archive) as tar:
         for member in tar:
-            if member.name in files:
-                write_whole(archive.parent / member.name, tar.extractfile(member).read())
+            if member.name in files and (content := tar.extractfile(member)):
+                write_whole(archive.parent / member.name, content.read())

@@ -12,6 +12,7 @@ import io
 import random
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def _kept(path: Path) -> dict[str, np.ndarray] | None:
         return dict(kept)
 
 
-def _keep(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _keep(path: Path, arrays: dict[str, Any]) -> None:
     """Checksum and arrays in one file; without a writable folder, nothing."""
     payload = io.BytesIO()
     np.savez(payload, **arrays)

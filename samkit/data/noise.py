@@ -42,6 +42,10 @@ def label_noise(
 
     Raises ValueError for a fraction outside [0, 1], an unknown kind, fewer than two classes or
     labels that are not numbers of classes; TypeError for a number in place of the names.
+
+    >>> noisy, wrong = label_noise(np.zeros(10, dtype=int), 0.3, classes=["a", "b"])
+    >>> print(wrong.sum(), noisy[wrong])
+    3 [1 1 1]
     """
     labels = np.asarray(labels)
     if isinstance(classes, (int, np.integer, str)):

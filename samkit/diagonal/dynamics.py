@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +15,16 @@ from samkit.diagonal.problem import SparseRegression, check_group_size
 CHUNK = 50_000  # steps whose random batches are drawn (and held) at once
 
 
-def sam_step(X, y, u, v, *, rho, m, step_size):
+def sam_step(
+    X: np.ndarray,
+    y: np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    *,
+    rho: float,
+    m: int,
+    step_size: float,
+) -> tuple[np.ndarray, np.ndarray]:
     r"""One step of unnormalized m-SAM on :math:`\beta = u \odot v`: the specification.
 
     For every group G of m consecutive rows, with :math:`g_G = \frac1{|G|}\sum_{k \in G} r_k x_k`
@@ -43,7 +52,16 @@ def sam_step(X, y, u, v, *, rho, m, step_size):
     return u - step_size * descent_u / n, v - step_size * descent_v / n
 
 
-def sam_step_factored(X, y, plus, minus, *, rho, m, step_size):
+def sam_step_factored(
+    X: np.ndarray,
+    y: np.ndarray,
+    plus: np.ndarray,
+    minus: np.ndarray,
+    *,
+    rho: float,
+    m: int,
+    step_size: float,
+) -> tuple[np.ndarray, np.ndarray]:
     r""":func:`sam_step` on :math:`w_\pm = u \pm v`, where a step is a multiplication.
 
     .. math::
@@ -75,7 +93,7 @@ def _advance_by_steps(X, y, u, v, rho, m, step_size, batches, steps):
             u[:], v[:] = sam_step(X[rows], y[rows], u, v, rho=rho, m=m, step_size=step_size)
 
 
-def _fastest_advance():
+def _fastest_advance() -> Callable[..., None]:
     try:
         from samkit.diagonal.kernel import advance
     except ImportError:
@@ -138,6 +156,15 @@ def train(
 
     Raises ValueError for negative or non-finite settings, m out of range, steps that are not
     whole numbers in order, or shapes that do not fit.
+
+    One example at a time (m = 1) finds a solution that predicts better than the whole batch does:
+
+    >>> problem = SparseRegression.sample()
+    >>> for m in (problem.n, 1):
+    ...     found = train(problem, rho=0.1, m=m, step_size=1 / 30, steps=5000)
+    ...     print(m, f"{found.test_loss[-1]:.4f}")
+    20 0.0164
+    1 0.0061
     """
     size = problem.n if batch_size is None else batch_size
     if int(size) != size or not 1 <= size <= problem.n:
@@ -148,12 +175,13 @@ def train(
         raise ValueError(f"steps={steps}: pass a whole number, 0 or more")
     steps = int(steps)
     recorded = _recorded_steps(record_at, steps)
-    settings = {"rho": rho, "step_size": step_size, "init": init}
+    settings = {
+        name: np.asarray(value, dtype=np.float64)
+        for name, value in (("rho", rho), ("step_size", step_size), ("init", init))
+    }
     for name, value in settings.items():
-        value = np.asarray(value, dtype=np.float64)
         if not np.isfinite(value).all() or (value < 0).any():
             raise ValueError(f"{name}={value}: pass finite numbers, 0 or larger")
-        settings[name] = value
     try:
         rhos, step_sizes, inits = np.broadcast_arrays(*settings.values())
         sweep = rhos.shape
@@ -218,7 +246,7 @@ def _losses(problem, u, v):
         return [[np.square(X @ beta - y).mean() / 2 for beta in u * v] for X, y in data]
 
 
-def _recorded_steps(record_at, steps) -> np.ndarray:
+def _recorded_steps(record_at: Sequence[int] | None, steps: int) -> np.ndarray:
     record_at = (0,) if record_at is None else record_at
     wanted = np.unique(np.append(np.asarray(record_at), steps))
     if (wanted != np.floor(wanted)).any() or wanted[0] < 0 or wanted[-1] > steps:
@@ -229,7 +257,9 @@ def _recorded_steps(record_at, steps) -> np.ndarray:
     return wanted.astype(np.int64)
 
 
-def _batches(n, size, stochastic, seed, recorded) -> Iterator[tuple[np.ndarray, int]]:
+def _batches(
+    n: int, size: int, stochastic: bool, seed: int, recorded: np.ndarray
+) -> Iterator[tuple[np.ndarray, int]]:
     """(batches, count) in turn: do ``count`` steps with these rows; stops at each recorded step."""
     rng = np.random.default_rng(seed)
     everyone = np.arange(n)[None, :]

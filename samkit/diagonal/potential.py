@@ -18,6 +18,14 @@ def hyperbolic_entropy(beta: np.ndarray, alpha: float | np.ndarray) -> np.ndarra
     It is convex, zero at zero, close to a multiple of the l1 norm for small alpha and of the
     squared l2 norm for large alpha. Woodworth et al. (2020), in the normalization of
     :func:`hyperbolic_entropy_grad`. alpha is a positive scalar or broadcastable to beta.
+
+    Two halves cost half of one whole for large alpha, as in the squared l2 norm, and nearly as much
+    as one whole for small alpha, as in the l1 norm:
+
+    >>> for alpha in (10.0, 0.001):
+    ...     print(hyperbolic_entropy([[1.0, 0.0], [0.5, 0.5]], alpha).round(4))
+    [0.0025 0.0012]
+    [6.7543 6.4078]
     """
     beta, square = np.asarray(beta, dtype=float), _squared(alpha)
     # hypot(beta, square) - square, written so that nothing cancels where beta is small
@@ -47,6 +55,14 @@ def least_entropy(X: np.ndarray, y: np.ndarray, alpha: float | np.ndarray) -> np
 
     Raises ValueError if no beta solves the equations, RuntimeError if the solver does not reach
     them to 1e-10.
+
+    Of the solutions of beta_1 + 2 beta_2 = 1, a small alpha chooses a sparse one, a large alpha
+    the one of least l2 norm:
+
+    >>> for alpha in (0.001, 10.0):
+    ...     print(least_entropy([[1.0, 2.0]], [1.0], alpha).round(3))
+    [0.  0.5]
+    [0.2 0.4]
     """
     X, y = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
     square = np.broadcast_to(_squared(alpha), X.shape[1:])

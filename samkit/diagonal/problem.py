@@ -24,7 +24,7 @@ class SparseRegression:
     y_test: np.ndarray
     beta_star: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, ndim in (("X", 2), ("y", 1), ("X_test", 2), ("y_test", 1), ("beta_star", 1)):
             value = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
             if value.ndim != ndim or value.size == 0:

@@ -3,16 +3,16 @@
 One file for each: ``configs(scale, seeds)`` lists its runs as frozen dataclasses, ``run(config)``
 carries one out and returns its metrics, ``summary(records)`` makes the table that it is for.
 
-==========================  =====================================================  ===============
-``fig01_perturbations``     ERM, random, n-SAM and SAM over radii                  Figure 1
-``fig02_role_of_m``         m-SAM over m                                           Figures 2 and 3
-``fig04_sharpness``         sharpness of the trained networks against test error   Figure 4
-``fig07_relu_network``      one hidden layer in 1D: what SAM's function looks like Figure 7
-``fig08_fine_tuning``       ERM then SAM, SAM then ERM, switching at any epoch     Figures 8 to 10
-``fig12_label_noise``       wrong labels: the U-shape, early stopping              Figure 12
-``switches``                variations: unnormalized, more steps, softplus, SWA    the appendix
-``small_resnet``            the same on images, with GroupNorm and BatchNorm       Figures 1-3, 9
-==========================  =====================================================  ===============
+==========================  ======================================================  ==============
+``fig01_perturbations``     ERM, random, n-SAM and SAM over radii                   Figure 1
+``fig02_role_of_m``         m-SAM over m                                            Figures 2 and 3
+``fig04_sharpness``         sharpness of the trained networks against test error    Figure 4
+``fig07_relu_network``      one hidden layer in 1D: what SAM's function looks like  Figure 7
+``fig08_fine_tuning``       ERM then SAM, SAM then ERM, switching at any epoch      Figures 8 to 10
+``fig12_label_noise``       wrong labels: the U-shape, early stopping               Figure 12
+``switches``                variations: unnormalized, more steps, softplus, SWA     the appendix
+``small_resnet``            the same on images, with GroupNorm and BatchNorm        Figures 1-3, 9
+==========================  ======================================================  ==============
 
 - :mod:`~samkit.experiments.classify`: the run that all but Figure 7 share, and its configuration
 - :mod:`~samkit.experiments.sweep`: many runs, recorded one by one (``python -m samkit run``)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
+from torch.optim.swa_utils import AveragedModel
 
 from samkit import data, measure, nets
 from samkit.errors import Diverged
@@ -27,6 +28,14 @@ SHAPES = {
     "mnist1d": ((40,), 4000),
     "cifar10": ((3, 32, 32), 45000),
     "cifar100": ((3, 32, 32), 45000),
+}
+
+
+#: what tables show of a run: see :func:`samkit.experiments.table.by_setting`
+MEASURES = {
+    "test error": lambda metrics: metrics.get("test_error"),
+    "validation error": lambda metrics: metrics.get("validation_error"),
+    "train loss": lambda metrics: metrics.get("train_loss"),
 }
 
 
@@ -148,7 +157,7 @@ def train(
 
     history: dict[str, list[float]] = {}
     ends: list[dict[str, Tensor]] = []
-    average: nn.Module | None = None
+    average: AveragedModel | None = None
     diverged, before, total = None, 0, sum(r.epochs for r in config.recipes)
     for stage, recipe in enumerate(config.recipes):
 
@@ -183,10 +192,9 @@ def train(
     if diverged is None:
         metrics |= _last(history)
         if len(ends) == 2:
-            metrics["line"] = _line(net, *ends, sets)
+            metrics["line"] = _line(net, ends[0], ends[1], sets)
             if average is not None:
-                averaged = average.module.state_dict()
-                metrics["swa_line"] = _line(net, averaged, ends[1], sets)
+                metrics["swa_line"] = _line(net, average.module.state_dict(), ends[1], sets)
     return Trained(net, sets, metrics)
 
 
@@ -265,7 +273,8 @@ def parsed(name: str) -> tuple[str, int | None, int | None]:
     found = re.fullmatch(r"(\w+)(?::(\d+))?(?:@(\d+))?", name)
     if not found:
         raise ValueError(f"data={name!r}: write 'cifar10', 'cifar10:4000' or 'cifar10:4000@16'")
-    return found[1], *(int(part) if part else None for part in found.groups()[1:])
+    name, size, side = found.groups()
+    return name, int(size) if size else None, int(side) if side else None
 
 
 @cache
@@ -281,8 +290,8 @@ def examples(name: str) -> Examples:
     }
     digest = hashlib.sha256()
     for x, y in parts.values():
-        digest.update(np.ascontiguousarray(x))
-        digest.update(np.ascontiguousarray(y))
+        digest.update(np.ascontiguousarray(x).data)
+        digest.update(np.ascontiguousarray(y).data)
     sets = {name: (torch.tensor(x), torch.tensor(y)) for name, (x, y) in parts.items()}
     if side:
         sets = {name: (adaptive_avg_pool2d(x, side), y) for name, (x, y) in sets.items()}

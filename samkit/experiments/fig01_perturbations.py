@@ -6,8 +6,9 @@ at the paper's size on CIFAR-10 and CIFAR-100.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
@@ -32,7 +33,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     ]
 
 
-def setting(config: dict) -> dict:
+def setting(config: Mapping[str, Any]) -> dict:
     """The data, the method and the radius."""
     return {"data": config["data"]} | {k: config["recipes"][0][k] for k in ("method", "rho")}
 
@@ -42,11 +43,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
     return by_setting(
         records,
         setting,
-        {
-            "test error": lambda metrics: metrics.get("test_error"),
-            "validation error": lambda metrics: metrics.get("validation_error"),
-            "train loss": lambda metrics: metrics.get("train_loss"),
-        },
+        classify.MEASURES,
         against=lambda setting: setting["method"] == "ERM",
         within=lambda config: config["data"],
     )
@@ -59,7 +56,7 @@ def lead(records: Sequence[dict]) -> tuple[float, float]:
     """
     rows = summary(records)
 
-    def best(methods: tuple[str, ...]) -> Callable[[dict], bool]:
+    def best(methods: tuple[str, ...]) -> Callable[[Mapping[str, Any]], bool]:
         own = [row for row in rows if row["method"] in methods and "validation error" in row]
         row = min(own, key=lambda row: row["validation error"])
         return lambda config: all(row[k] == v for k, v in setting(config).items())

@@ -7,9 +7,10 @@ GroupNorm allows any m.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
@@ -58,7 +59,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     ]
 
 
-def setting(config: dict) -> dict:
+def setting(config: Mapping[str, Any]) -> dict:
     """The network and what distinguishes the methods."""
     kept = ("method", "rho", "m", "ascent_steps")
     return {"net": config["net"]} | {k: config["recipes"][0][k] for k in kept}
@@ -69,11 +70,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
     return by_setting(
         records,
         setting,
-        {
-            "test error": lambda metrics: metrics.get("test_error"),
-            "validation error": lambda metrics: metrics.get("validation_error"),
-            "train loss": lambda metrics: metrics.get("train_loss"),
-        },
+        classify.MEASURES,
         against=lambda setting: setting["method"] == "ERM",
         within=lambda config: config["net"],
     )
@@ -98,13 +95,13 @@ def beyond_ascent(records: Sequence[dict], m: int) -> tuple[float, float]:
     return paired(records, _error, steps, _is("group", m=m))
 
 
-def _is(norm: str, **wanted: int | None) -> Callable[[dict], bool]:
-    wanted = {"rho": RADIUS, "ascent_steps": 1} | wanted
+def _is(norm: str, **changes: int | None) -> Callable[[Mapping[str, Any]], bool]:
+    wanted: dict[str, Any] = {"rho": RADIUS, "ascent_steps": 1, **changes}
     return lambda config: (
         config["net"].endswith(norm)
         and all(config["recipes"][0][key] == value for key, value in wanted.items())
     )
 
 
-def _error(metrics: dict) -> float | None:
+def _error(metrics: Mapping[str, Any]) -> float | None:
     return metrics.get("test_error")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,6 @@ def summary(records: Sequence[dict]) -> list[dict]:
     return by_setting(
         records,
         lambda config: {k: config[k] for k in ("method", "rho", "m")},
-        {name: lambda metrics, name=name: metrics.get(name) for name in names},
+        {name: methodcaller("get", name) for name in names},
         against=lambda setting: setting["method"] == "ERM",
     )

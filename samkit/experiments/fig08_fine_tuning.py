@@ -7,10 +7,11 @@ Switching happens within one training and one schedule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
@@ -55,7 +56,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     return found
 
 
-def setting(config: dict) -> dict:
+def setting(config: Mapping[str, Any]) -> dict[str, Any]:
     """The two methods in words, and the epoch of a switch within one training."""
     recipes = config["recipes"]
     parts = [name(recipe) for recipe in recipes]
@@ -66,7 +67,7 @@ def setting(config: dict) -> dict:
     return {"run": " -> ".join(parts), "switch": at}
 
 
-def name(recipe: dict) -> str:
+def name(recipe: Mapping[str, Any]) -> str:
     """The method of a recipe in a word: ERM, random, n-SAM, or such as 16-SAM."""
     if recipe["method"] in ("ERM", "random", "n-SAM"):
         return recipe["method"]

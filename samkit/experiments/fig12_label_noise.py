@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
@@ -56,12 +57,12 @@ def summary(records: Sequence[dict]) -> list[dict]:
     )
 
 
-def rise(metrics: dict) -> float | None:
+def rise(metrics: Mapping[str, Any]) -> float | None:
     """How far the last test error is above the one at the epoch of lowest validation error."""
     if "test_error" not in metrics:
         return None
     return metrics["test_error"] - metrics["best_test_error"]
 
 
-def _labels(config: dict) -> dict:
+def _labels(config: Mapping[str, Any]) -> dict:
     return {"data": config["data"], "noise": config["noise"], "kind": config["noise_kind"]}

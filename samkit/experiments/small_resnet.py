@@ -8,9 +8,11 @@ and ``paper`` is in the other files. Needs CIFAR-10, by download or from $SAMKIT
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
 from samkit.experiments.fig08_fine_tuning import name
 from samkit.experiments.table import by_setting
@@ -59,7 +61,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     ]
 
 
-def setting(config: dict) -> dict:
+def setting(config: Mapping[str, Any]) -> dict[str, Any]:
     """The norm, the methods in words, and the radius."""
     recipes = config["recipes"]
     return {
@@ -74,10 +76,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
     return by_setting(
         records,
         setting,
-        {
-            "test error": lambda metrics: metrics.get("test_error"),
-            "train loss": lambda metrics: metrics.get("train_loss"),
-        },
+        classify.MEASURES,
         against=lambda found: found["run"] == "ERM",
         within=lambda config: config["net"],
     )

@@ -8,8 +8,9 @@ in fig08, asymmetric label noise in fig12.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from samkit.experiments import classify
 from samkit.experiments.classify import Config, run
@@ -65,7 +66,7 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     return found
 
 
-def switch(config: dict) -> str:
+def switch(config: Mapping[str, Any]) -> str:
     """What is switched, in words."""
     recipe = config["recipes"][0]
     if recipe["swa_from"] is not None:
@@ -91,22 +92,17 @@ def summary(records: Sequence[dict]) -> list[dict]:
     of the averaged weights before that.
     """
 
-    def setting(config: dict) -> dict:
+    def setting(config: Mapping[str, Any]) -> dict[str, Any]:
         recipe = config["recipes"][-1]
         return {"method": recipe["method"], "switch": switch(config), "rho": recipe["rho"]}
 
-    def averaged(metrics: dict) -> float | None:
+    def averaged(metrics: Mapping[str, Any]) -> float | None:
         line = metrics.get("swa_line")
         return line and line["test_error"][line["t"].index(0.0)]
 
     return by_setting(
         records,
         setting,
-        {
-            "test error": lambda metrics: metrics.get("test_error"),
-            "validation error": lambda metrics: metrics.get("validation_error"),
-            "train loss": lambda metrics: metrics.get("train_loss"),
-            "averaged": averaged,
-        },
+        classify.MEASURES | {"averaged": averaged},
         against=lambda found: (found["method"], found["switch"]) == ("ERM", "as it is"),
     )

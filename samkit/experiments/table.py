@@ -15,12 +15,17 @@ from scipy.stats import t as student
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval (Student's t); nan for a single value."""
-    values = np.asarray(values, float)
-    n = len(values)
+    """Mean and half width of its 95 % interval (Student's t); nan for a single value.
+
+    >>> mean, half = interval([0.20, 0.21, 0.25])
+    >>> f"{mean:.3f} +- {half:.3f}"
+    '0.220 +- 0.066'
+    """
+    x = np.asarray(values, float)
+    n, mean = len(x), float(np.mean(x))
     if n < 2:
-        return float(values.mean()), float("nan")
-    return float(values.mean()), float(student.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
+        return mean, float("nan")
+    return mean, float(student.ppf(0.975, n - 1) * np.std(x, ddof=1) / n**0.5)
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
@@ -79,8 +84,7 @@ def _rows(
             "diverged": sum(r["metrics"].get("diverged_step") is not None for r in runs),
         }
         for name, measure in measures.items():
-            found = {r["seed"]: measure(r["metrics"]) for r in runs}
-            found = {seed: value for seed, value in found.items() if value is not None}
+            found = {r["seed"]: value for r in runs if (value := measure(r["metrics"])) is not None}
             if not found:
                 continue
             row[name], row[f"{name} +-"] = interval(list(found.values()))

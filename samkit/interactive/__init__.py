@@ -16,15 +16,20 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 ``switch-on``        recorded runs: SAM switched on, or off, at an epoch of training
 ===================  ==========================================================================
 
-Needs anywidget (the extra ``interactive``) in a notebook, nothing in a page.
+``controls(draw, m=[1, 2, 4])`` is for what only Python can compute: in a notebook it calls samkit
+again for every setting, in the book it shows the first.
+
+Needs the extra ``interactive`` (anywidget, ipywidgets) in a notebook, nothing in a page.
 """
 
 from __future__ import annotations
 
 import html as markup
+import inspect
 import json
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,10 +47,10 @@ ESM = Path(__file__).parent / "esm"
 PICTURES = Path(__file__).parent / "pictures"
 
 _IMPORT = re.compile(r"^import (\{[^}]*\}) from \"\./([\w-]+)\.mjs\";$", re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=(?:const|let|function) (\w+))", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:const|let|function\*?) (\w+))", re.MULTILINE)
 
 
-def figure(name: str, **state: Any):
+def figure(name: str, **state: Any) -> Any:
     """The figure of that name, to be the last value of a cell; ``state`` sets its controls.
 
     In Jupyter and Colab an anywidget: its ``state``, a dict, follows the controls and moves them.
@@ -62,6 +67,35 @@ def figure(name: str, **state: Any):
             "interactive figures in a notebook need anywidget: pip install 'samkit[interactive]'"
         ) from None
     return _widget(name)(state=state)
+
+
+def controls(draw: Callable[..., Any], **choices: list | tuple) -> Any:
+    """What ``draw`` returns, and controls that call it again; to be the last value of a cell.
+
+    ``draw`` has a default for every argument, and returns a picture (``samkit.figures.show``). An
+    argument's choices are a list of values, or (lowest, highest, step) of a number. In Jupyter and
+    Colab these become ipywidgets; with SAMKIT_BOOK, as when the book is built, it is ``draw()``.
+    Raises ValueError for an argument without a default among its choices, ImportError with the
+    cure where ipywidgets is missing.
+    """
+    arguments = inspect.signature(draw).parameters
+    for name, values in choices.items():
+        default = arguments[name].default if name in arguments else inspect.Parameter.empty
+        ranged = isinstance(values, tuple) and default is not inspect.Parameter.empty
+        if not (values[0] <= default <= values[1] if ranged else default in values):
+            raise ValueError(f"give {draw.__name__} an argument {name} with a default in {values}")
+    if os.environ.get("SAMKIT_BOOK"):
+        return draw()
+    try:
+        import ipywidgets
+    except ImportError:
+        raise ImportError(
+            "controls in a notebook need ipywidgets: pip install 'samkit[interactive]'"
+        ) from None
+    made = ipywidgets.interactive(draw, {"auto_display": True}, **choices)
+    for slider in made.kwargs_widgets:
+        slider.continuous_update = False  # draw once, where the hand lets go
+    return made
 
 
 class Page:
@@ -112,7 +146,7 @@ def _scope(name: str) -> str:
 
 
 @cache
-def _widget(name: str):
+def _widget(name: str) -> Any:
     import anywidget
     import traitlets
 

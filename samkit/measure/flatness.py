@@ -47,6 +47,17 @@ def sharpness(
     by its size. ``loss_fn`` gives one loss per example, shape (b,). The model is used in the mode
     it is in; networks with dropout or BatchNorm belong in eval mode. Weights are not touched.
 
+    Between two examples that pull to both sides the mean is as flat as it can be, and each of them
+    alone is not:
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> x, y = torch.ones(2, 1), torch.tensor([1.0, -1.0])
+    >>> def loss(outputs, targets):
+    ...     return (outputs.squeeze(1) - targets).square() / 2
+    >>> [round(sharpness(model, loss, x, y, rho=0.1, m=m), 4) for m in (1, 2)]
+    [0.105, 0.005]
+
     Raises ValueError for settings out of range, Undefined for BatchNorm in train mode, NonFinite.
     Source: Section 3 of the paper. Chapter: the role of m.
     """

@@ -40,10 +40,11 @@ def on_line(
 def plane_through(
     a: Weights, b: Weights, c: Weights
 ) -> tuple[Callable[[float, float], Weights], list[tuple[float, float]]]:
-    """An orthonormal frame of the plane through three networks.
+    r"""An orthonormal frame of the plane through three networks.
 
     Returns the map (x, y) -> weights, with distances in the plane equal to distances of weights,
-    and the coordinates of a, b, c: (0, 0), (|b - a|, 0), and those of c with y > 0.
+    and the coordinates of a, b, c: (0, 0), (:math:`\lVert b - a\rVert`, 0), and those of c with
+    y > 0.
 
     Raises ValueError if the three lie on one line.
     """
@@ -96,13 +97,20 @@ def _shared(*networks: Weights) -> list[str]:
     return names
 
 
-def _measured(model, points, measure, statistics) -> list[Any]:
+def _measured(
+    model: nn.Module,
+    points: Iterable[Weights],
+    measure: Callable[[nn.Module], Any],
+    statistics: Iterable[Any] | None,
+) -> list[Any]:
     normed = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-    if normed and statistics is None:
-        raise ValueError(
-            "the model has BatchNorm: pass statistics, batches of inputs to estimate its running "
-            "statistics from at every point"
-        )
+    if statistics is None:
+        if normed:
+            raise ValueError(
+                "the model has BatchNorm: pass statistics, batches of inputs to estimate its "
+                "running statistics from at every point"
+            )
+        statistics = ()
     net = copy.deepcopy(model)
     results = []
     for point in points:

@@ -47,15 +47,33 @@ def msam_grad(
     The groups G are m consecutive examples of the batch; shuffle before. A last, smaller group
     counts by its size:
 
-        p.grad += (1/b) sum_G |G| grad L_G(w + delta_G),
-        delta_G = rho grad L_G(w) / ||grad L_G(w)||, or rho grad L_G(w) if not `normalize`.
+    .. math::
 
-    L_G is the mean loss of the group plus weight_decay ||w||^2 / 2, the norm goes over all
-    trainable parameters together, and delta_G = 0 where the gradient is 0. Both passes see the same
-    dropout masks. The loss returned is without weight decay.
+        \frac1b \sum_G |G|\, \nabla L_G(w + \delta_G), \qquad
+        \delta_G = \rho\, \frac{\nabla L_G(w)}{\lVert\nabla L_G(w)\rVert}
+        \quad\text{or, not normalized,}\quad \delta_G = \rho\, \nabla L_G(w).
+
+    :math:`L_G` is the mean loss of the group plus weight_decay :math:`\lVert w\rVert^2 / 2`, the
+    norm goes over all trainable parameters together, and :math:`\delta_G = 0` where the gradient is
+    0. Both passes see the same dropout masks. The loss returned is without weight decay.
+
+    Two examples pull the weight 1 to 1 and to -1. Alone, the first one has no gradient and does not
+    move; together they move up the gradient of their mean:
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.ones_(model.weight)
+    >>> x, y = torch.ones(2, 1), torch.tensor([1.0, -1.0])
+    >>> def loss(outputs, targets):
+    ...     return (outputs.squeeze(1) - targets).square() / 2
+    >>> for m in (1, 2):
+    ...     model.zero_grad()
+    ...     _ = msam_grad(model, loss, x, y, rho=0.1, m=m)
+    ...     print(m, round(model.weight.grad.item(), 4))
+    1 1.05
+    2 1.1
 
     Args:
-        model: called as model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a
+        model: called as `model(inputs)`, with `*inputs` for a tuple or list, with `**inputs` for a
             dict. Parameters with requires_grad False neither move nor get a gradient.
         loss_fn: loss_fn(model output, targets) -> one loss per example, shape (b,).
         inputs, targets: tensors (b, ...), or tuples, lists or dicts of them.

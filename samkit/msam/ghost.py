@@ -266,14 +266,16 @@ class Record(_Intercept):
         with torch.autocast(device.type, enabled=False), torch.no_grad():
             if k:
                 total = (
-                    total + 2 * k * self.inner() + k**2 * sum(p.square().sum() for p in self.params)
+                    total
+                    + 2 * k * self.along_weights()
+                    + k**2 * sum(p.square().sum() for p in self.params)
                 )
             for site in self.sites:
                 if site.reached:
                     total = total + site.squared_norms()
         return total.clamp(min=0)  # rounding, where weight decay balances the gradient
 
-    def inner(self) -> Tensor:
+    def along_weights(self) -> Tensor:
         """<sum over the group of grad l_i, w> = sum of <g, z>, shape (G,)."""
         total = torch.zeros(self.groups, device=self.params[0].device)
         for site, g, first in zip(self.sites, self.gradients, self.decay, strict=True):

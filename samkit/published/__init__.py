@@ -11,5 +11,8 @@ def diagonal() -> dict:
 
     Keys: ``source``, ``step_size``, ``steps`` and ``runs``, a list of dicts with ``method`` ("gd",
     "n-sam", "1-sam"), ``init``, ``rho`` (as the authors write it) and ``test_loss``.
+
+    >>> sorted(diagonal())
+    ['runs', 'source', 'step_size', 'steps']
     """
     return json.loads((files(__package__) / "diagonal.json").read_text(encoding="utf-8"))

@@ -18,6 +18,10 @@ def quadratic_maximum(
     along the top eigenvector no s may do; the length is then filled up along that eigenvector.
 
     Shapes: gradient (d,), hessian (d, d), symmetric. Raises ValueError for rho not above 0.
+
+    >>> value, best = quadratic_maximum(np.array([1.0, 0.0]), np.diag([2.0, 1.0]), rho=0.5)
+    >>> print(value, best)
+    0.75 [0.5 0. ]
     """
     if not rho > 0:
         raise ValueError(f"rho={rho}: pass a radius above 0")

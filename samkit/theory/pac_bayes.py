@@ -83,6 +83,9 @@ def worst_case_bound(
     :math:`v = (\|w-w_0\|^2/\rho^2)\,(1 + \sqrt{\log(n)/k})^2`.
 
     A maximum found by ascent is only a lower estimate of max L_S, and then so is this number.
+
+    >>> print(f"{worst_case_bound(0.1, 1.0, k=100, n=1000, rho=1.0, delta=0.05):.3f}")
+    0.312
     """
     miss = n**-0.5
     return (

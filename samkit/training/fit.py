@@ -161,7 +161,7 @@ class Fit:
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
-    averaged: nn.Module | None = None
+    averaged: AveragedModel | None = None
 
     def note(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -230,8 +230,8 @@ def fit(
     if ranks.count > 1:
         _check_shares(net, recipe, ranks.count)
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    if device.type == "cuda" and train[0].dim() == 4:
-        net.to(memory_format=torch.channels_last)
+    if device.type == "cuda" and train[0].dim() == 4:  # pragma: no cover, needs a GPU
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sets = {"train": train, **(evaluate or {})}
     sets = {name: (_put(x, device), y.to(device)) for name, (x, y) in sets.items()}
     noisy = None if noisy is None else noisy.to(device)
@@ -257,10 +257,10 @@ def fit(
             due = (epoch + 1) % checkpoint_every == 0 or epoch + 1 == recipe.epochs
             if checkpoint is not None and due:
                 run.save(checkpoint, epoch + 1, result)
-            if (error := run.told(progress, epoch + 1, metrics)) is not None:
+            if (raised := run.told(progress, epoch + 1, metrics)) is not None:
                 if checkpoint is not None and not due:
                     run.save(checkpoint, epoch + 1, result)
-                raise error
+                raise raised
         if run.averaged is not None:
             update_bn(x.split(EVALUATED), run.averaged)
             result.averaged = run.averaged
@@ -399,9 +399,10 @@ class _Run:
                 loss = self.loss_fn(self.model(batch[0]), batch[1]).mean()
             loss.backward()
             if self.decay:
-                some = [p for p in self.params if p.grad is not None]
-                with torch.no_grad():
-                    torch._foreach_add_([p.grad for p in some], some, alpha=self.decay)
+                pairs = [(p.grad, p.detach()) for p in self.params if p.grad is not None]
+                if pairs:
+                    grads, weights = map(list, zip(*pairs, strict=True))
+                    torch._foreach_add_(grads, weights, alpha=self.decay)
             return loss.detach()
 
         return closure
@@ -421,9 +422,10 @@ class _Run:
             loss, missing = self._msam_grad(rule, batch), 0.0
         except NonFinite:
             loss, missing = torch.tensor(math.nan), math.nan
+        grads = []
         for p in self.params:
             p.grad = torch.full_like(p, missing) if p.grad is None else p.grad
-        grads = [p.grad for p in self.params]
+            grads.append(p.grad)
         self.ranks.average(grads)
         if not passes.finite(grads):
             raise NonFinite("the loss or its gradient is inf or nan in one of the processes")
@@ -431,8 +433,12 @@ class _Run:
 
     def _msam_grad(self, rule: Recipe, batch: Examples) -> Tensor:
         x, y = batch
-        arguments = {"rho": rule.rho, "m": rule.m, "normalize": rule.normalize}
-        arguments["weight_decay"] = self.decay
+        arguments: dict[str, Any] = {
+            "rho": rule.rho,
+            "m": rule.m,
+            "normalize": rule.normalize,
+            "weight_decay": self.decay,
+        }
         if rule.method == "group-SAM":
             self.msam_method = "loop"
         with self._autocast():

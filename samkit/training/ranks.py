@@ -60,7 +60,7 @@ def joined() -> Iterator[Ranks]:
         yield Ranks()
         return
     cuda = torch.cuda.is_available()
-    if cuda:
+    if cuda:  # pragma: no cover, needs a GPU
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if cuda else "gloo")
     yield Ranks.here()

@@ -11,7 +11,7 @@ A network is an array (3, H) with rows w, b, a. Weights of :class:`samkit.nets.O
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,10 +81,9 @@ def train(
         raise ValueError(f"m={m}: pass the size of a group, a whole number from 1 to {len(x)}")
     if rho < 0 or step_size <= 0 or steps < 1:
         raise ValueError(f"rho={rho}, step_size={step_size}, steps={steps} must be positive")
+    advance: Callable[..., tuple[int, float]] = advance_slowly
     if importlib.util.find_spec("numba") is not None:
         from samkit.training.relu1d_kernel import advance
-    else:
-        advance = advance_slowly
     net, losses = np.array(net, dtype=np.float64), []
     stops = sorted({s for s in record_at if 0 <= s < steps} | {steps})
     done = 0
@@ -102,7 +101,19 @@ def train(
     return Training(net, losses[-1][1], done, losses)
 
 
-def advance_slowly(net, x, y, rho, m, step_size, decay, steps, first, last, until):
+def advance_slowly(
+    net: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    rho: float,
+    m: int,
+    step_size: float,
+    decay: bool,
+    steps: int,
+    first: int,
+    last: int,
+    until: float,
+) -> tuple[int, float]:
     """Steps ``first`` to ``last`` in place, the specification of the kernel.
 
     Returns (steps done, loss before the last one that was looked at).
@@ -126,9 +137,9 @@ def values(net: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def slope_changes(net: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where in (low, high) the function has its kinks, in order, and by how much its slope jumps.
+    r"""Where in (low, high) the function has its kinks, in order, and by how much its slope jumps.
 
-    Neuron k bends f at -b_k / w_k, by a_k |w_k|.
+    Neuron k bends f at :math:`-b_k / w_k`, by :math:`a_k |w_k|`.
     """
     w, b, a = (row[net[0] != 0] for row in net)
     at, change = -b / w, a * np.abs(w)

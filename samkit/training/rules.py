@@ -32,7 +32,7 @@ class Rule:
     rho: float = 0.0
     m: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r}: there are {', '.join(METHODS)}")
         if not (math.isfinite(self.rho) and self.rho >= 0):
@@ -124,7 +124,7 @@ def train_one(
     from the learning rate to zero. An incomplete last batch of an epoch is left out.
     :func:`~samkit.training.train` is the same, fast.
     """
-    x, y = torch.tensor(x, dtype=dtype), torch.tensor(y)
+    inputs, labels = torch.tensor(x, dtype=dtype), torch.tensor(y)
     draws = Draws(network, seed, dtype)
     w, velocity = draws.start, torch.zeros(network.size, dtype=dtype)
     batches = len(y) // batch_size
@@ -134,9 +134,8 @@ def train_one(
         for k in range(batches):
             rows = order[k * batch_size : (k + 1) * batch_size]
             others = other_order[k * batch_size : (k + 1) * batch_size]
-            d = direction(
-                network, rule, w, (x[rows], y[rows]), (x[others], y[others]), draws.noise()
-            )
+            batch, other = ((inputs[part], labels[part]) for part in (rows, others))
+            d = direction(network, rule, w, batch, other, draws.noise())
             velocity = momentum * velocity + d
             w = w - next(schedule) * velocity
     return w

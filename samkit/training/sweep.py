@@ -47,17 +47,28 @@ def train(
     alike: dict[tuple[str, int], list[int]] = {}
     for position, rule in enumerate(rules):
         alike.setdefault((rule.method, rule.group_size(batch_size)), []).append(position)
-    x, y = torch.tensor(x, dtype=dtype), torch.tensor(y)
+    data = torch.tensor(x, dtype=dtype), torch.tensor(y)
     result = torch.empty(len(rules), len(seeds), network.size, dtype=dtype)
     for (method, m), positions in alike.items():
         chosen = [rules[position] for position in positions]
-        settings = (epochs, batch_size, learning_rate, momentum)
-        result[positions] = _train_alike(network, x, y, chosen, seeds, method, m, *settings)
+        result[positions] = _train_alike(
+            network, *data, chosen, seeds, method, m, epochs, batch_size, learning_rate, momentum
+        )
     return result
 
 
 def _train_alike(
-    network, x, y, rules, seeds, method, m, epochs, batch_size, learning_rate, momentum
+    network: MLP,
+    x: Tensor,
+    y: Tensor,
+    rules: Sequence[Rule],
+    seeds: Sequence[int],
+    method: str,
+    m: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    momentum: float,
 ) -> Tensor:
     """Rules that differ only in rho, as one stack of rules x seeds networks."""
     draws = [Draws(network, seed, x.dtype) for seed in seeds]
@@ -102,7 +113,7 @@ def _train_alike(
     return w.unflatten(0, stack)
 
 
-def _mean_over_groups(network, w, x, y, rho, m) -> Tensor:
+def _mean_over_groups(network: MLP, w: Tensor, x: Tensor, y: Tensor, rho: Tensor, m: int) -> Tensor:
     r"""m-SAM without weights for every group, as in :mod:`samkit.msam.ghost`.
 
     With a the inputs of a layer and d the gradients at its outputs, those of a group's m examples
@@ -125,9 +136,9 @@ def _mean_over_groups(network, w, x, y, rho, m) -> Tensor:
         inputs.append(grouped(h))
         outputs.append(z)
         h = z.relu()
-    d = torch.autograd.grad(cross_entropy(z, y).sum(), outputs)
+    found = torch.autograd.grad(cross_entropy(z, y).sum(), outputs)
     # divided by the largest first: squares of the gradients of fitted examples underflow
-    d = [grouped(part) for part in d]
+    d = [grouped(part) for part in found]
     largest = torch.stack([part.abs().amax((2, 3), keepdim=True) for part in d]).amax(0)
     d = [part / largest.clamp_min(torch.finfo(w.dtype).tiny) for part in d]
     squares = [

@@ -1,5 +1,6 @@
 """notebooks/ is book/ in another form, and nbval really compares it."""
 
+import re
 import subprocess
 import sys
 
@@ -37,6 +38,16 @@ def test_the_round_trip_through_ipynb_loses_nothing(page):
     again = jupytext.writes(nbformat.reads(as_json, as_version=4), fmt="md:myst")
     body = text.split("\n---\n", 1)[1]
     assert again.split("\n---\n", 1)[1] == body
+
+
+@CHAPTERS
+def test_no_figure_has_a_colour_of_its_own(page):
+    """A method has one colour in the whole book: samkit.figures says which."""
+    for cell in jupytext.read(page).cells:
+        if cell.cell_type == "code":
+            own = re.findall(r"""['"](?:#[0-9a-fA-F]{3,8}|C\d|tab:\w+)['"]""", cell.source)
+            own += re.findall(r"""\bcolors?=['"]\w+['"]""", cell.source)
+            assert not own, f"take it from figures.COLORS: {own}"
 
 
 def test_no_notebook_without_a_chapter():

@@ -1,14 +1,16 @@
 """The built pages in a real browser, every request that leaves this machine refused."""
 
-import gzip
 import re
 import threading
+from datetime import UTC, datetime
 from itertools import combinations
 from urllib.parse import urlsplit
 
+import nbformat
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
+import samkit
 from samkit import claims
 from tools import book, browser
 
@@ -83,23 +85,89 @@ def test_page(page, site, path):
         box = drawing.bounding_box()
         assert box["width"] > 200 and box["height"] > 100
     # every interactive figure is in its picture's place
+    assert page.locator("script[type*='jupyter.widget']").count() == 0
     for name in page.eval_on_selector_all("[data-samkit-figure]", "all => all.map(el => el.id)"):
         page.wait_for_selector(f"[id='{name}'][data-mounted] .samkit-interactive")
     assert browser.accessibility_faults(page) == []
 
 
-def test_a_page_is_light(site):
-    """At most 500 kB compressed without MathJax, all that it loads included."""
-    weights = {}
-    for path in PAGES:
-        files = {path, *re.findall(r'(?:src|href)="([^"#?]+)', (book.HTML / path).read_text())}
-        local = {(book.HTML / path).parent / f for f in files if "://" not in f}
-        local = {f.resolve() for f in local if f.suffix in (".js", ".mjs", ".css", ".woff2")}
-        if "data-samkit-figure" in (book.HTML / path).read_text():
-            local |= set((book.HTML / "_static").glob("*.mjs"))
-        files = [book.HTML / path, *(f for f in local if f.name != "tex-svg.js")]
-        weights[path] = sum(len(gzip.compress(f.read_bytes())) for f in files) / 1000
-    assert max(weights.values()) <= 500, weights
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
+@pytest.mark.parametrize("path", PAGES)
+def test_every_figure_leads_to_its_code(page, site, path):
+    page.goto(site + path)
+    drawings = page.locator("svg.samkit-figure:not([data-samkit-figure] svg)")
+    links = page.locator(".figure-code a")
+    assert links.count() == drawings.count()
+    for link in links.all():
+        code = page.locator(link.get_attribute("href"))
+        assert re.search(r"figures\.show\(|draw\(", code.text_content())
+        link.focus()
+        page.keyboard.press("Enter")
+        expect(code).to_be_visible()
+        expect(code).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
+@pytest.mark.parametrize("path", PAGES)
+def test_on_paper(page, site, path):
+    """Light, unfolded, without controls, no figure longer than a page; afterwards as before."""
+    page.set_viewport_size({"width": 680, "height": 1000})  # A4 within its margins
+    page.goto(site + path)
+    figures = page.locator("[data-samkit-figure]").all()
+    for figure in figures:
+        page.wait_for_selector(f"[id='{figure.get_attribute('id')}'][data-mounted]")
+    folded = page.locator("article details:not([open])").count()
+    page.emulate_media(media="print", color_scheme=page.scheme)
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    expect(page.locator("article details:not([open])")).to_have_count(0)
+    for figure in figures:
+        drawing = figure.locator("svg[role=img]").bounding_box()
+        assert drawing["width"] > 250 and drawing["height"] > 150
+        assert not figure.locator("input, select, button").first.is_visible()
+        section = figure.locator(".samkit-interactive")
+        assert section.evaluate("el => getComputedStyle(el).breakInside") == "avoid"
+        assert section.bounding_box()["height"] < 1000
+    assert page.evaluate("document.documentElement.scrollWidth") <= 680
+    page.emulate_media(media="screen", color_scheme=page.scheme)
+    expect(page.locator("html")).to_have_attribute("data-theme", page.scheme)
+    expect(page.locator("article details:not([open])")).to_have_count(folded)
+
+
+def test_the_site_may_be_published():
+    book.check()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_says_of_which_version_and_day_it_is(path):
+    foot = (book.HTML / path).read_text(encoding="utf-8").rpartition("<footer")[2]
+    day = datetime.fromtimestamp(int(book.commit_time()), UTC).date()
+    assert f"Last updated on {day}." in foot
+    assert f"samkit {samkit.__version__}" in foot
+
+
+def test_the_executed_notebooks_are_published():
+    for page in filter(book.is_notebook, book.toc_pages()):
+        notebook = nbformat.read(book.HTML / "executed" / f"{page.stem}.ipynb", as_version=4)
+        assert any(cell.get("outputs") for cell in notebook.cells)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("m-sharpness", "04-role-of-m"), ("Polyak", "09-convergence")]
+)
+def test_search_finds_words_without_a_network(page, site, words, found):
+    page.goto(f"{site}search.html?q={words}")
+    page.wait_for_selector(f"#search-results li a[href*='{found}']")
+
+
+@pytest.mark.parametrize("path", ["book/moved.html", "moved.html", "book/a/b.html"])
+def test_a_page_that_is_not_there_leads_back_to_the_start(chromium, site, path):
+    tab = chromium.new_page()
+    response = tab.goto(site + path)
+    assert response.status == 404
+    assert browser.accessibility_faults(tab) == []
+    tab.get_by_role("link", name="The book begins here").click()
+    tab.wait_for_url(f"{site}book/index.html")
+    tab.close()
 
 
 @pytest.mark.parametrize("width", [360, 1200])

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from samkit import data, experiments, records
-from samkit.experiments import classify, fig07_relu_network, fig08_fine_tuning, switches
+from samkit.experiments import (
+    classify,
+    fig07_relu_network,
+    fig08_fine_tuning,
+    small_resnet,
+    switches,
+)
 from samkit.training.fit import Recipe, fit
 
 
@@ -223,6 +229,29 @@ def test_summaries_name_the_settings_and_pair_the_seeds():
     assert random["test error - base"] == pytest.approx(0.1)
     names = [row["run"] for row in tables["fig08_fine_tuning"]]
     assert names == ["ERM -> ERM", "ERM -> 16-SAM", "16-SAM -> ERM"]
+
+
+def test_the_barrier_is_what_the_line_rises_above_its_higher_end():
+    config = fig08_fine_tuning.configs("ci", (0,))[0]
+    line = {"t": [-0.5, 0.0, 0.5, 1.0, 1.5], "train_loss": [9.0, 1.0, 5.0, 2.0, 9.0]}
+    errors = [0.5] * 50
+    errors[config.recipes[0].epochs - 1] = 0.4
+    metrics = {"test_error": 0.3, "line": line, "history": {"test_error": errors}}
+    record = {"config": records.plain(config), "seed": 0, "metrics": metrics}
+    (row,) = fig08_fine_tuning.summary([record])
+    assert (row["barrier"], row["first"], row["test error"]) == (3.0, 0.4, 0.3)
+
+
+def test_the_small_resnets_are_compared_with_erm_of_the_same_norm():
+    found = []
+    for config in small_resnet.configs("laptop", (0,)):
+        plain = records.plain(config)
+        metrics = {"test_error": 0.5 if "group" in config.net else 0.2, "train_loss": 0.1}
+        found.append({"config": plain, "seed": 0, "metrics": metrics})
+    rows = small_resnet.summary(found)
+    assert {row["norm"] for row in rows} == {"group", "batch"}
+    differences = [row["test error - base"] for row in rows if row["run"] != "ERM"]
+    assert set(differences) == {0.0} and len(differences) == len(rows) - 2
 
 
 def test_a_switch_is_named_by_what_it_switches_to():

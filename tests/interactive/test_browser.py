@@ -1,5 +1,8 @@
 """Every figure in a real browser: controls by mouse and keyboard, presets, address, phone."""
 
+import json
+import re
+
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -55,6 +58,7 @@ def opened(tab, site, name, query=""):
 def frames(tab, count=2):
     for _ in range(count):
         tab.evaluate("() => new Promise(requestAnimationFrame)")
+    tab.wait_for_function("!document.querySelector('.samkit-interactive[aria-busy=true]')")
 
 
 def seen(figure):
@@ -65,6 +69,12 @@ def seen(figure):
         figure.locator(".samkit-numbers").inner_text(),
         drawing.get_attribute("aria-label"),
     )
+
+
+def numbers(figure):
+    """The names and texts beside the picture."""
+    pairs = figure.locator(".samkit-numbers div").all()
+    return {p.locator("dt").inner_text(): p.locator("dd").inner_text() for p in pairs}
 
 
 def controls(name):
@@ -131,9 +141,7 @@ def test_presets_show_what_node_computes(tab, site, name):
         figure.get_by_role("button", name=preset["label"], exact=True).click()
         frames(tab)
         expected = outside.computed(name, preset["state"])
-        numbers = figure.locator(".samkit-numbers div").all()
-        shown = {n.locator("dt").inner_text(): n.locator("dd").inner_text() for n in numbers}
-        assert shown == expected["say"]
+        assert numbers(figure) == expected["say"]
         assert figure.locator("svg[role=img]").get_attribute("aria-label") == expected["alt"]
 
 
@@ -155,20 +163,73 @@ def test_a_narrow_phone(chromium, site, name):
     page.close()
 
 
-def test_the_start_can_be_dragged(tab, site):
-    figure = opened(tab, site, "m-dial")
-    handle = figure.locator("[data-drag=start]").bounding_box()
-    x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
-    before = figure.locator("[id$='-u']").input_value()
-    tab.mouse.move(x, y)
-    tab.mouse.down()
-    tab.mouse.move(x - 80, y - 40, steps=5)
-    tab.mouse.up()
-    frames(tab)
-    moved = figure.locator("[data-drag=start]").bounding_box()
-    assert moved["x"] == pytest.approx(handle["x"] - 80, abs=3)
-    assert moved["y"] == pytest.approx(handle["y"] - 40, abs=3)
-    assert figure.locator("[id$='-u']").input_value() != before
+HANDLES = [
+    (name, handle)
+    for name in interactive.NAMES
+    for handle in dict.fromkeys(re.findall(r'data-drag="([^"]+)"', outside.computed(name)["body"]))
+]
+
+
+def dragged(name, handle, x, y, width):
+    """What node says of the handle dragged there, from the first state: the numbers."""
+    script = """Promise.all([import(process.argv[1]), import(process.argv[2])]).then(([kit, m]) => {
+        const [name, x, y, width] = JSON.parse(process.argv[3]);
+        const [handle, index] = name.split(".");
+        const figure = m.default.figure, state = kit.defaults(figure);
+        const changes = figure.drag[handle](state, x, y, figure.compute(state), width, index);
+        const then = kit.valid(figure, {...state, ...changes});
+        console.log(JSON.stringify(Object.fromEntries(figure.say(then, figure.compute(then)))));
+    })"""
+    modules = [(interactive.ESM / f"{part}.mjs").as_uri() for part in ("kit", name)]
+    return outside._node(script, *modules, json.dumps([handle, x, y, width]))
+
+
+def drag_by_mouse(page, start, end):
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=6)
+    page.mouse.up()
+
+
+def drag_by_touch(page, start, end):
+    """As a finger does: along the way, the browser decides whether it scrolls instead."""
+    session = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
+
+    at = [
+        {"x": round(a + (b - a) * k / 6), "y": round(c + (d - c) * k / 6)}
+        for k in range(7)
+        for (a, c), (b, d) in [(start, end)]
+    ]
+    touch("touchStart", at[0])
+    for point in at[1:]:
+        touch("touchMove", point)
+    touch("touchEnd")
+
+
+@pytest.mark.parametrize("how", [drag_by_mouse, drag_by_touch])
+@pytest.mark.parametrize("name, handle", HANDLES)
+def test_every_handle_can_be_dragged(chromium, site, name, handle, how):
+    page = chromium.new_page(has_touch=how is drag_by_touch, viewport={"width": 700, "height": 620})
+    figure = opened(page, site, name)
+    drawing = figure.locator("svg[role=img]")
+    grip = drawing.locator(f"[data-drag='{handle}']")
+    grip.scroll_into_view_if_needed()
+    box, frame = grip.bounding_box(), drawing.bounding_box()
+    scrolled = page.evaluate("scrollY")
+    start = [round(box["x"] + box["width"] / 2), round(box["y"] + box["height"] / 2)]
+    middle = frame["x"] + frame["width"] / 4
+    end = [start[0] + (40 if start[0] < middle else -40), start[1] + 72]
+    before = numbers(figure)
+    how(page, start, end)
+    frames(page)
+    width = float(drawing.get_attribute("width"))
+    expected = dragged(name, handle, end[0] - frame["x"], end[1] - frame["y"], width)
+    assert numbers(figure) == expected != before
+    assert page.evaluate("scrollY") == scrolled, "the page moved instead"
+    page.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -195,7 +256,7 @@ def test_without_scripts_the_picture_is_there(chromium, site):
 
 def test_the_points_of_the_network_can_be_dragged(tab, site):
     figure = opened(tab, site, "relu-network")
-    before = figure.locator(".samkit-numbers").inner_text()
+    before = numbers(figure)
     handle = figure.locator("[data-drag='point.4']")
     handle.scroll_into_view_if_needed()
     box = handle.bounding_box()
@@ -216,16 +277,15 @@ def test_the_points_of_the_network_can_be_dragged(tab, site):
     while handle.get_attribute("aria-valuetext") != "0":
         tab.keyboard.press("ArrowRight")
         frames(tab)
-    assert figure.locator(".samkit-numbers").inner_text() == before
+    assert numbers(figure) == before
 
 
 def test_training_plays_when_asked_and_restarts_with_a_change(tab, site):
     figure = opened(tab, site, "relu-network", "?relu-network=ahead:0,steps:10000")
     button = figure.get_by_role("button", name="Play", exact=True)
-    numbers = figure.locator(".samkit-numbers")
 
     def step():
-        return int(numbers.locator("dd").first.inner_text().split(" ")[0].replace(",", ""))
+        return int(numbers(figure)["step"].split(" ")[0].replace(",", ""))
 
     frames(tab, 5)
     assert step() == 0  # nothing moves by itself
@@ -243,3 +303,20 @@ def test_training_plays_when_asked_and_restarts_with_a_change(tab, site):
     tab.keyboard.press("ArrowRight")
     frames(tab)
     assert step() == 0
+
+
+@pytest.mark.parametrize("motion, least, most", [("reduce", 1, 4), ("no-preference", 10, 999)])
+def test_who_prefers_little_motion_sees_little(chromium, site, motion, least, most):
+    page = chromium.new_page(reduced_motion=motion)
+    figure = opened(page, site, "relu-network", "?relu-network=ahead:0,steps:1000000,speed:10")
+    drawings = figure.locator("svg[role=img]").evaluate(
+        """async (svg) => {
+            let seen = 0;
+            new MutationObserver(() => seen++).observe(svg, {childList: true});
+            [...document.querySelectorAll("button")].find(b => b.textContent === "Play").click();
+            await new Promise(done => setTimeout(done, 1500));
+            return seen;
+        }"""
+    )
+    assert least <= drawings <= most
+    page.close()

@@ -2,10 +2,12 @@
 
 import json
 import re
+import sys
 
 import pytest
 
 from samkit import figures, interactive
+from samkit.diagonal import SparseRegression, flow
 from tools import interactive as outside
 
 
@@ -27,6 +29,20 @@ def test_a_module_in_one_piece_computes_the_same(name, tmp_path):
     })"""
     found, say = outside._node(script, alone.as_uri())
     assert found == name and dict(say) == outside.computed(name)["say"]
+
+
+@pytest.mark.parametrize("name", ["diagonal-lab", "relu-network"])
+def test_long_computations_come_in_slices(name):
+    script = """import(process.argv[1]).then(({default: {figure}}) => {
+        const state = Object.fromEntries(figure.controls.map(c => [c.name, c.value]));
+        const slices = figure.slices(state);
+        let [pauses, next] = [0, undefined];
+        while (!(next = slices.next()).done) pauses++;
+        console.log(JSON.stringify([pauses, figure.say(state, next.value)]));
+    })"""
+    pauses, say = outside._node(script, (interactive.ESM / f"{name}.mjs").as_uri())
+    assert pauses >= 30
+    assert dict(say) == outside.computed(name)["say"]
 
 
 @pytest.mark.parametrize("name", interactive.NAMES)
@@ -69,6 +85,8 @@ def test_numbers_are_short():
         -2.0: "−2",
         1.2345e-7: "1.23 · 10⁻⁷",
         123456.0: "1.23 · 10⁵",
+        1e5: "10⁵",
+        -1e-7: "−10⁻⁷",
         0.0: "0",
     }
     for value, text in cases.items():
@@ -87,9 +105,64 @@ def test_a_widget_in_a_notebook_and_a_part_of_a_page_in_the_book(monkeypatch):
         "m": 4
     }
     assert "<svg" in page and "aria-label" in page
+    assert repr(interactive.figure("m-dial")) == "<interactive figure m-dial>"
+
+
+def test_without_anywidget_the_cure_is_said(monkeypatch):
+    monkeypatch.delenv("SAMKIT_BOOK", raising=False)
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(ImportError, match=r"pip install 'samkit\[interactive\]'"):
+        interactive.figure("m-dial")
 
 
 def test_unknown_figures_are_refused():
     for ask in (interactive.figure, interactive.html, interactive.module):
         with pytest.raises(ValueError, match="no figure 'x'; there are m-dial"):
             ask("x")
+
+
+def drawn(m=1, rho=0.1, rule="plain"):
+    return f"m {m}, rho {rho}, {rule}"
+
+
+CHOICES = {"m": [1, 2, 4], "rho": (0.0, 0.3, 0.1), "rule": ["plain", "broken"]}
+
+
+def test_controls_call_python_again_in_a_notebook(monkeypatch):
+    monkeypatch.delenv("SAMKIT_BOOK", raising=False)
+    made = interactive.controls(drawn, **CHOICES)
+    m, rho, rule = made.kwargs_widgets
+    assert made.result == "m 1, rho 0.1, plain"
+    m.value = 4
+    assert made.result == "m 4, rho 0.1, plain"
+    rho.value, rule.value = 0.3, "broken"
+    assert made.result == "m 4, rho 0.3, broken"
+    rho.value = 7.0
+    assert made.result == "m 4, rho 0.3, broken", "a slider ends where its range does"
+
+
+def test_controls_follow_samkit(monkeypatch):
+    monkeypatch.delenv("SAMKIT_BOOK", raising=False)
+    problem = SparseRegression.sample()
+
+    def limit(m=1, rho=0.1):
+        return flow(problem, rho=rho, m=m).test_loss
+
+    made = interactive.controls(limit, m=[1, 20], rho=(0.0, 0.2, 0.1))
+    m, rho = made.kwargs_widgets
+    assert made.result == flow(problem, rho=0.1, m=1).test_loss
+    m.value = 20
+    assert made.result == flow(problem, rho=0.1, m=20).test_loss
+    rho.value = 0.0
+    assert made.result == flow(problem).test_loss
+
+
+def test_controls_are_the_first_picture_in_the_book(monkeypatch):
+    monkeypatch.setenv("SAMKIT_BOOK", "1")
+    assert interactive.controls(drawn, **CHOICES) == "m 1, rho 0.1, plain"
+
+
+@pytest.mark.parametrize("choices", [{"m": [2, 4]}, {"rho": (0.2, 0.3, 0.1)}, {"seed": [0, 1]}])
+def test_controls_start_from_a_default(choices):
+    with pytest.raises(ValueError, match="give drawn an argument"):
+        interactive.controls(drawn, **choices)

@@ -7,7 +7,7 @@ from scipy.optimize import brentq
 from torch import nn
 
 from samkit import measure
-from samkit.errors import Undefined
+from samkit.errors import NonFinite, Undefined
 
 
 class Quadratic(nn.Module):
@@ -102,6 +102,24 @@ def test_top_eigenvalue_of_a_quadratic(problem):
     assert measure.top_eigenvalue(net, values, x, y) == pytest.approx(expected, rel=1e-8)
 
 
+def test_a_single_weight_has_a_single_eigenvalue():
+    net, x = nn.Linear(1, 1, bias=False), torch.tensor([[1.0], [3.0]])
+    found = measure.top_eigenvalue(net, lambda z, _: z[:, 0].square() / 2, x, torch.zeros(2))
+    assert found == pytest.approx((1 + 9) / 2)
+
+
+def test_inputs_may_be_a_dict(problem):
+    net, (H, b), y = inputs(problem)
+    by_name = measure.sharpness(net, values, {"b": b, "H": H}, y, rho=0.3, m=2)
+    assert by_name == measure.sharpness(net, values, (H, b), y, rho=0.3, m=2)
+
+
+def test_a_loss_that_overflows_in_the_ball_is_said():
+    net = nn.Linear(1, 1, bias=False)
+    with pytest.raises(NonFinite, match="lower rho"):
+        measure.sharpness(net, lambda z, _: z[:, 0].exp(), torch.ones(1, 1), torch.ones(1), rho=1e3)
+
+
 def test_it_works_on_a_network_and_leaves_it_alone():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.GroupNorm(2, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
@@ -142,6 +160,14 @@ def test_bad_settings(problem, changes, message):
     net, x, y = inputs(problem)
     with pytest.raises(ValueError, match=message):
         measure.sharpness(net, values, x, y, **{"rho": 0.1, **changes})
+
+
+def test_bad_settings_of_the_average_case_and_nothing_to_move(problem):
+    net, x, y = inputs(problem)
+    with pytest.raises(ValueError, match="at least 2 draws"):
+        measure.average_sharpness(net, values, x, y, rho=0.1, draws=1)
+    with pytest.raises(ValueError, match="requires_grad=True"):
+        measure.top_eigenvalue(net.requires_grad_(False), values, x, y)
 
 
 def test_batchnorm_in_train_mode_is_refused():

@@ -62,6 +62,11 @@ def test_batchnorm_is_estimated_anew_at_every_point():
 
 
 def test_networks_that_differ_are_refused():
+    two, three = ({"v": torch.zeros(k)} for k in (2, 3))
+    with pytest.raises(ValueError, match=r"the model has no \['v'\]"):
+        measure.on_line(linear([[0.0, 0.0]]), two, two, [0], len)
+    with pytest.raises(ValueError, match="differ in the names or shapes"):
+        measure.on_line(linear([[0.0, 0.0]]), two, three, [0], len)
     with pytest.raises(ValueError, match="differ in the names or shapes"):
         measure.on_line(
             linear([[0.0, 0.0]]), weights(linear([[0.0, 0.0]])), weights(nn.Linear(3, 1)), [0], len

@@ -283,6 +283,14 @@ def test_bad_input_is_refused():
         cv.pl_schedule(10, beta=1.0, mu=2.0)
     with pytest.raises(ValueError, match="amplitudes"):
         cv.CosineWells([[-1.0]], [[0.0]])
+    with pytest.raises(ValueError, match="shape"):
+        cv.CosineWells([[1.0]], [[0.0, 1.0]])
+    with pytest.raises(ValueError, match="one entry a step"):
+        cv.run_sam(problem, [1.0], [[0.1]], [[0.1]])
+    with pytest.raises(ValueError, match="at least 1"):
+        cv.paper_schedule(0, beta=1.0)
+    with pytest.raises(ValueError, match=r"gamma <= 1 / \(2 beta\)"):
+        cv.pl_contraction([0.9], beta=1.0, mu=0.5, scheme="same")
     with pytest.raises(ValueError, match="noise"):
         cv.NoisySine(25.0)
     with pytest.raises(ValueError, match="targets"):

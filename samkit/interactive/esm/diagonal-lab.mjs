@@ -1,6 +1,7 @@
 // The diagonal-network lab: 10,001 steps of m-SAM on sparse regression, and what the theorem says.
 import { axes, clamp, label, line, mount, num, path, tag } from "./kit.mjs";
-import { RULES, dot, loss, sample, testLoss, train } from "./diagonal.mjs";
+import { RULES, dot, loss, sample, testLoss, training } from "./diagonal.mjs";
+import { finish } from "./slices.mjs";
 
 const D = 30;
 export const STEPS = 10001; // as the authors' notebook
@@ -11,12 +12,12 @@ export const RECORDED = [
   ...new Set(Array.from({ length: 81 }, (_, k) => Math.round(10 ** (FIRST + (k / 80) * (LAST - FIRST))))),
 ];
 
-/** The last few results of a function of plain settings: a moved control changes few of them. */
+/** The last few results of a generator of plain settings: a moved control changes few of them. */
 function remembering(made, most) {
   const kept = new Map();
-  return (settings) => {
+  return function* (settings) {
     const key = JSON.stringify(settings);
-    const found = kept.get(key) ?? made(settings);
+    const found = kept.get(key) ?? (yield* made(settings));
     kept.delete(key);
     kept.set(key, found);
     if (kept.size > most) kept.delete(kept.keys().next().value);
@@ -24,12 +25,16 @@ function remembering(made, most) {
   };
 }
 
-const problem = remembering(sample, 4);
+const problem = remembering(function* (data) {
+  const set = sample(data);
+  yield;
+  return set;
+}, 4);
 
-const run = remembering(({ data, init, ...rule }) => {
-  const set = problem(data);
+const run = remembering(function* ({ data, init, ...rule }) {
+  const set = yield* problem(data);
   const [trainLoss, test] = [[], []];
-  const { u, v, byFlow, bySteps } = train({
+  const { u, v, byFlow, bySteps } = yield* training({
     ...set,
     ...rule,
     u: new Float64Array(D).fill(init),
@@ -116,18 +121,20 @@ function checks(set, { init, stepSize }, sam, erm) {
   return { values, met };
 }
 
-export function compute({ m, rho, init, stepSize, n, sparsity, seed, rule, all }) {
+export const compute = (state) => finish(slices(state));
+
+function* slices({ m, rho, init, stepSize, n, sparsity, seed, rule, all }) {
   const size = Math.min(m, n);
   const method = size === 1 ? "1-SAM" : size === n ? "n-SAM" : "m-SAM";
   const data = { n, d: D, sparsity, seed };
   const trained = (radius, group, broken) => run({ data, init, stepSize, rho: radius, m: group, broken });
-  const runs = { ERM: trained(0, n, "as it is") };
+  const runs = { ERM: yield* trained(0, n, "as it is") };
   if (all) {
-    runs["n-SAM"] = trained(rho, n, rule);
-    runs["1-SAM"] = trained(rho, 1, rule);
+    runs["n-SAM"] = yield* trained(rho, n, rule);
+    runs["1-SAM"] = yield* trained(rho, 1, rule);
   }
-  runs[method] ??= trained(rho, size, rule);
-  const set = problem(data);
+  runs[method] ??= yield* trained(rho, size, rule);
+  const set = yield* problem(data);
   const [sam, erm] = [runs[method], runs.ERM];
   return {
     ...{ method, m: size, runs, truth: set.beta },
@@ -324,6 +331,7 @@ const figure = {
     { label: "Break it: step from the perturbed point", state: { rule: "step from the perturbed point", m: 20 } },
   ],
   compute,
+  slices,
   draw(state, result, width) {
     const wide = width > 540;
     const top = legend(width, result);

@@ -1,5 +1,6 @@
 // The diagonal linear network beta = u * v with m-SAM, as samkit.diagonal trains it.
 import { draws } from "./numpy-legacy.mjs";
+import { finish } from "./slices.mjs";
 
 /**
  * samkit's SparseRegression.sample: {X, y, beta}, and `spread`, X_test' X_test / 1000, of which
@@ -49,7 +50,10 @@ export function testLoss({ beta, spread }, u, v) {
  * log alpha has lost `byFlow`, the sum of b, and `bySteps`, that of (a^2 + b^2) / 2, which vanishes
  * with the step size, and terms of third order.
  */
-export function train({ X, y, u, v, rho, m, stepSize, steps, every = 1, at, each, broken = "as it is" }) {
+export const train = (given) => finish(training(given));
+
+/** The same in slices, for the page. */
+export function* training({ X, y, u, v, rho, m, stepSize, steps, every = 1, at, each, broken = "as it is" }) {
   const [n, d] = [X.length, u.length];
   const flat = Float64Array.from({ length: n * d }, (_, k) => X[Math.floor(k / d)][k % d]);
   [u, v] = [Float64Array.from(u), Float64Array.from(v)];
@@ -65,6 +69,7 @@ export function train({ X, y, u, v, rho, m, stepSize, steps, every = 1, at, each
       if (!Number.isFinite(dot(u, u) + dot(v, v))) break;
     }
     if (step === steps) break;
+    if (step % 250 === 249) yield;
     for (let j = 0; j < d; j++) {
       beta[j] = u[j] * v[j];
       s[j] = u[j] * u[j] + v[j] * v[j];

@@ -9,6 +9,8 @@
 //               control of other entries; keeps: true if the result stays when it changes
 //   presets     [{label, state}]: "show me" buttons; what a state leaves out is the default
 //   compute     (state) -> result: numbers only, no drawing, the same as samkit's in Python
+//   slices      optional, where compute takes more than a frame: (state) -> a generator that yields
+//               every millisecond or so and returns the result; the page stays in motion meanwhile
 //   draw        (state, result, width) -> {height, body}: the inside of an SVG of that width
 //   alt         (state, result) -> the picture in a sentence
 //   say         (state, result) -> [[label, text], ...]: the numbers beside the picture
@@ -36,7 +38,9 @@ export function num(x, digits = 3) {
   const size = Math.floor(Math.log10(Math.abs(x)));
   if (size >= -3 && size < 5) return minus(`${Number(x.toPrecision(digits))}`);
   const [mantissa, exponent] = x.toExponential(digits - 1).split("e");
-  return minus(`${Number(mantissa)} · 10${superscript(Number(exponent))}`);
+  const power = `10${superscript(Number(exponent))}`;
+  if (Math.abs(mantissa) === 1) return x < 0 ? `−${power}` : power;
+  return minus(`${Number(mantissa)} · ${power}`);
 }
 const minus = (text) => text.replace(/-/g, "−");
 const superscript = (k) => [...`${k}`].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("");
@@ -231,6 +235,7 @@ function element(name, given = {}, text) {
 }
 
 let mounted = 0;
+const SLICE = 9; // ms of a frame to compute in; the rest is for drawing
 
 /** A figure as `{render({model, el})}`: anywidget's contract. Without a model, the address keeps the state. */
 export const mount = (figure) => ({
@@ -241,7 +246,9 @@ export const mount = (figure) => ({
     const start = valid(figure, { ...defaults(figure), ...given });
     const address = () => new URLSearchParams(location.search).get(figure.name);
     let state = !model && address() !== null ? decode(figure, address()) : { ...start };
-    let result;
+    let stale = true; // the state has changed, what is computed has not
+    let work; // what is being computed: {state, steps}
+    let seen = {}; // what was computed last: {state, result}
     let playing = false;
 
     const root = element("section", { class: "samkit-interactive", "aria-label": figure.title });
@@ -273,12 +280,15 @@ export const mount = (figure) => ({
     let play;
     if (figure.tick) {
       play = button("Play", () => (playing ? pause() : run()));
-      button("Step", () => { pause(); advance(); });
+      button("Step", () => { pause(); advance(); show(); });
     }
     for (const preset of figure.presets ?? []) {
       button(preset.label, () => change({ ...start, ...preset.state }, true));
     }
     button("Reset", () => { pause(); change(start, true); });
+    for (const part of root.querySelectorAll("input, select, button")) {
+      part.dataset.lmSuppressShortcuts = ""; // JupyterLab would keep the arrow keys for itself
+    }
 
     let frame = 0;
     function change(changes, again = false) {
@@ -286,17 +296,38 @@ export const mount = (figure) => ({
       const moved = entries(figure).filter((c) => next[c.name] !== state[c.name]);
       if (!again && moved.length === 0) return;
       state = next;
-      if (again || !moved.every((c) => c.keeps)) result = undefined;
+      stale ||= again || !moved.every((c) => c.keeps);
       frame ||= requestAnimationFrame(refresh);
-    }
-    function refresh() {
-      frame = 0;
-      result ??= figure.compute(state);
-      show();
       keep();
     }
-    function show() {
+    const slices = figure.slices ?? function* (state) { return figure.compute(state); };
+    /** Computes until a time in ms, or until what is seen is that of the state. */
+    function compute(until) {
+      while (work || stale) {
+        if (!work) {
+          work = { state, steps: slices(state) };
+          stale = false;
+        }
+        let step;
+        do step = work.steps.next();
+        while (!step.done && performance.now() < until);
+        if (!step.done) return;
+        seen = { state: work.state, result: step.value };
+        work = undefined;
+      }
+      if (seen.state !== state) seen = { state, result: seen.result }; // a control that `keeps`
+    }
+    let drawn;
+    function refresh() {
+      frame = 0;
+      compute(performance.now() + SLICE);
       for (const update of shown) update();
+      if (seen !== drawn) show();
+      root.setAttribute("aria-busy", !!work);
+      if (work) frame = requestAnimationFrame(refresh);
+    }
+    function show() {
+      const { state, result } = (drawn = seen);
       const width = clamp(view.clientWidth || 640, 280, 760);
       const { height, body } = figure.draw(state, result, width);
       picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -329,26 +360,36 @@ export const mount = (figure) => ({
         history.replaceState(history.state, "", address);
       }, 250);
     }
+    /** One frame further, without drawing it; false at the end. */
     function advance() {
-      result ??= figure.compute(state);
-      const next = figure.tick(state, result);
-      if (next === undefined) pause();
-      else result = next;
-      show();
+      compute(Infinity);
+      const next = figure.tick(state, seen.result);
+      if (next === undefined) return false;
+      seen = { state, result: next };
+      return true;
     }
     function run() {
       playing = true;
       play.textContent = "Pause";
-      const next = () => {
+      // who prefers little motion gets a picture a second
+      const between = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 0;
+      let last = -Infinity;
+      const next = (now) => {
         if (!playing || !root.isConnected) return;
-        advance();
+        if (!advance()) return pause();
+        if (now >= last + between) {
+          show();
+          last = now;
+        }
         requestAnimationFrame(next);
       };
       requestAnimationFrame(next);
     }
     function pause() {
+      if (!playing) return;
       playing = false;
-      if (play) play.textContent = "Play";
+      play.textContent = "Play";
+      show();
     }
 
     let held;
@@ -365,16 +406,21 @@ export const mount = (figure) => ({
       const [x, y] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
       const [handle, index] = held.split(".");
       const width = Number(picture.getAttribute("width"));
-      change(figure.drag[handle](state, x, y, result, width, index));
+      change(figure.drag[handle](state, x, y, seen.result, width, index));
     });
+    // touch-action does not know the parts of a drawing: here a finger drags, beside them it scrolls
+    const hold = (event) => event.target.closest("[data-drag]") && event.preventDefault();
+    picture.addEventListener("touchstart", hold, { passive: false });
     const drop = () => (held = undefined);
     picture.addEventListener("pointerup", drop);
     picture.addEventListener("pointercancel", drop);
 
     model?.on("change:state", () => change(model.get("state")));
-    const resized = new ResizeObserver(() => result && show());
+    const resized = new ResizeObserver(show);
     resized.observe(view);
+    compute(Infinity);
     refresh();
+    keep();
     return () => {
       playing = false;
       resized.disconnect();

@@ -67,6 +67,9 @@ export function compute(state) {
   };
 }
 
+/** The methods, m-SAM only where it is none of the others. */
+const named = (state) => METHODS.filter((method) => method !== "m-SAM" || (state.m > 1 && state.m < x.length));
+
 const RANGE = [0, 2.6];
 const layout = (width) => {
   const side = Math.min(width - 54, 430);
@@ -119,7 +122,7 @@ const figure = {
     const [flatU, flatV] = at([1, 1]);
     body += tag("circle", { cx: flatU, cy: flatV, r: 7, fill: "none", stroke: "currentColor", "stroke-width": 2 });
     body += label(flatU + 11, flatV - 8, "flattest");
-    body += label(box.right - 4, plane.y(0.56), "best fit: u v = 1", { "text-anchor": "end" });
+    body += label(plane.x(1 / 2.35) + 10, plane.y(2.35), "best fit: u v = 1");
     for (const method of METHODS) {
       body += path(result.paths[method].map((w) => at(inside(w))), line(method));
       const [cx, cy] = at(inside(result.paths[method].at(-1)));
@@ -140,7 +143,7 @@ const figure = {
         tag("rect", { x: sx - 6, y: sy - 6, width: 12, height: 12, fill: "currentColor" }),
     );
     const wide = width > 640;
-    METHODS.forEach((method, k) => {
+    named(state).forEach((method, k) => {
       const [lx, ly] = wide ? [box.right + 24, box.top + 30 + 26 * k] : [box.left + 12 + 88 * (k % 3), box.bottom + 58 + 22 * Math.floor(k / 3)];
       body += path([[lx, ly - 4], [lx + 26, ly - 4]], line(method));
       const name = method === "m-SAM" ? `${state.m}-SAM` : method;
@@ -159,12 +162,10 @@ const figure = {
   say: (state, result) => [
     ["step shown", `${result.step} of ${STEPS}`],
     ["training loss there", num(result.loss)],
-    ...METHODS.filter((method) => method !== "m-SAM" || (state.m > 1 && state.m < x.length)).map(
-      (method) => [
-        `${method === "m-SAM" ? `${state.m}-SAM` : method}: u² − v² at the end`,
-        num(result.unequal[method]),
-      ],
-    ),
+    ...named(state).map((method) => [
+      `${method === "m-SAM" ? `${state.m}-SAM` : method}: u² − v² at the end`,
+      num(result.unequal[method]),
+    ]),
   ],
 };
 

@@ -1,6 +1,7 @@
 // Twelve points in 1D and one hidden layer of ReLUs, trained in the page: gradient descent beside SAM.
 import { axes, clamp, label, line, mount, num, path, tag } from "./kit.mjs";
 import { kinks, pathNorm, slopeChanges, start, trainer, values } from "./relu1d.mjs";
+import { finish } from "./slices.mjs";
 
 // The authors' points and where they stop.
 export const X = Array.from({ length: 12 }, (_, i) => (i - 5.5) / 4 + 0.07);
@@ -32,7 +33,9 @@ const moveTo = (state, point, by) => {
 };
 
 /** The two trainings, `ahead` steps done: {y, ERM, SAM}, each of these a trainer. */
-export function compute(state) {
+export const compute = (state) => finish(slices(state));
+
+function* slices(state) {
   const y = tenths(state.moved).map((by, i) => Y[i] + by / 10);
   const begin = (rho, m) =>
     trainer({
@@ -45,8 +48,13 @@ export function compute(state) {
       decay: rho > 0,
       steps: state.steps,
       enough: ENOUGH,
-    }).advance(state.ahead);
-  return { y, ERM: begin(0, X.length), SAM: begin(state.rho, state.m) };
+    });
+  const result = { y, ERM: begin(0, X.length), SAM: begin(state.rho, state.m) };
+  for (let step = 0; step < state.ahead; yield) {
+    step = Math.min(step + 100, state.ahead);
+    for (const run of [result.ERM, result.SAM]) run.advance(step);
+  }
+  return result;
 }
 
 const stepsDone = (result) => Math.max(result.ERM.step, result.SAM.step);
@@ -123,6 +131,7 @@ const figure = {
     { label: "One point out of line", state: { moved: "9.-25", point: 9 } },
   ],
   compute,
+  slices,
   tick(state, result) {
     if (over(state, result.ERM) && over(state, result.SAM)) return undefined;
     const until = stepsDone(result) + Math.round(state.speed);

@@ -1,0 +1,101 @@
+"""What tools want to read beside the code agrees with it, and workflows call what is here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import samkit
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+BOUNDS = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("bound", [Requirement(b) for b in BOUNDS], ids=str)
+def test_the_tested_versions_are_within_the_bounds(bound):
+    if bound.name != "samkit":
+        assert bound.specifier.contains(constraints()[canonicalize_name(bound.name)])
+
+
+def test_conda_and_binder_get_what_pip_gets():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, by_pip = environment["dependencies"]
+    assert (environment["name"], pip) == ("samkit", "pip")
+    assert by_pip == {"pip": ["-c constraints.txt", "-e .[book]"]}
+    assert "book" in PROJECT["optional-dependencies"]
+    version = python.removeprefix("python=")  # an exact one, as Binder wants it
+    assert SpecifierSet(PROJECT["requires-python"]).contains(version)
+    tested = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    assert f'python-version: "{version}"' in tested
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert str(citation["version"]) == newest[1] == samkit.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", samkit.__version__)
+    released = "(unreleased)" not in newest.string.split(newest[0])[1].splitlines()[0]
+    assert released == ("date-released" in citation)
+
+
+def test_the_address_of_the_repository_is_in_one_place():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.splitlines() or [str(p.relative_to(ROOT)) for p in ROOT.rglob("*.toml")]
+    address = re.compile(rf"(?:github|gitlab|codeberg)\.(?:com|org|io)/[\w.-]+/{PROJECT['name']}\b")
+    found = []
+    for name in names:
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        found += [name] * len(address.findall(content.decode("utf-8", "ignore")))
+    assert found in ([], ["pyproject.toml"]), (
+        "name it under [project.urls], and derive it elsewhere"
+    )
+
+
+def runs(workflow: Path) -> list[str]:
+    jobs = yaml.safe_load(workflow.read_text())["jobs"].values()
+    return [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_calls_what_is_here(workflow):
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in runs(workflow):
+        program, *arguments = command.split()
+        if program == "make":
+            assert set(a for a in arguments if "=" not in a) <= set(targets), command
+        elif command.startswith("python -m pytest "):
+            paths = command.removeprefix("python -m pytest ").split()
+            assert all((ROOT / path).exists() for path in paths), command
+        else:
+            extras = re.fullmatch(
+                r"python -m pip install \.\[([\w,]+)\] hypothesis pytest", command
+            )
+            assert extras, f"{command}: unknown here"
+            assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_promises_are_kept_by_workflows():
+    commands = {path.stem: runs(path) for path in WORKFLOWS}
+    assert {"make book", "make test"} <= set(commands["tests"])
+    assert commands["book"].index("make book") < commands["book"].index("make gate")
+    assert {"make links", "make CONSTRAINTS= test", "make test"} <= set(commands["weekly"])
+    systems = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
+    matrix = systems["jobs"]["package"]["strategy"]["matrix"]
+    assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
