@@ -301,7 +301,7 @@ def examples(name: str) -> Examples:
 def cost(configs: Sequence[Config]) -> float:
     """About how many seconds these runs take on this machine, judged by two steps of ERM.
 
-    A step of SAM counts as two of ERM; m-SAM costs somewhat more than that.
+    A step of SAM counts as two of ERM (``Recipe.passes``); m-SAM costs somewhat more than that.
     """
     seconds: dict[tuple[str, str], float] = {}
     total = 0.0
@@ -318,9 +318,5 @@ def cost(configs: Sequence[Config]) -> float:
                 cross_entropy(net(x), torch.zeros(len(x), dtype=torch.long)).mean().backward()
                 seconds[key] = perf_counter() - started
         for recipe in config.recipes:
-            passes = sum(
-                1 if recipe.at(epoch).method in ("ERM", "random") else 2
-                for epoch in range(recipe.epochs)
-            )
-            total += seconds[key] * passes * (n // recipe.batch_size)
+            total += seconds[key] * recipe.passes() * (n // recipe.batch_size)
     return total

@@ -132,6 +132,15 @@ class Recipe:
             changes |= dict(new) if start <= epoch else {}
         return replace(self, **changes, switch=())
 
+    def passes(self) -> int:
+        """How many times all epochs together go over the data, forward and backward.
+
+        Once an epoch, and once more for each ascent step where there is a gradient to ascend,
+        whatever m is. Evaluation is not counted.
+        """
+        rules = (self.at(epoch) for epoch in range(self.epochs))
+        return sum(1 + (r.method not in ("ERM", "random")) * r.ascent_steps for r in rules)
+
     def rate(self, step: int, steps: int) -> float:
         """The learning rate in a step of ``steps`` in all."""
         done = step / steps

@@ -177,9 +177,7 @@ def test_networks_are_named():
 def test_cost_counts_passes():
     erm = classify.small(Recipe(epochs=1), seed=0)
     sam = classify.small(Recipe("SAM", rho=0.1, epochs=10), seed=0)
-    assert classify.cost([erm, sam]) > 0
-    both = classify.cost([erm]) and classify.cost([sam])
-    assert both > classify.cost([erm])
+    assert classify.cost([sam]) > classify.cost([erm]) > 0  # 20 passes against one
 
 
 def test_the_relu_network_in_short():

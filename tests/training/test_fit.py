@@ -248,6 +248,37 @@ def test_resumed_is_bit_for_bit_uninterrupted(tmp_path, settings):
         fit(make(), Recipe(**{**SHORT, "epochs": 7}, **settings), (x, y), checkpoint=file)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"method": "random", "rho": 0.1},
+        {"method": "SAM", "rho": 0.1},
+        {"method": "SAM", "rho": 0.1, "ascent_steps": 3},
+        {"method": "SAM", "rho": 0.1, "step_size_only": True},
+        {"method": "n-SAM", "rho": 0.1},
+        {"method": "n-SAM", "rho": 0.1, "other_batch": "independent", "ascent_steps": 2},
+        {"method": "n-SAM", "rho": 0.1, "step_size_only": True},
+        {"method": "m-SAM", "rho": 0.1, "m": 1},
+        {"method": "m-SAM", "rho": 0.1, "m": 2},
+        {"method": "group-SAM", "rho": 0.1, "m": 2},
+        {"switch": ((1, {"method": "SAM", "rho": 0.1}),)},
+    ],
+    ids=str,
+)
+def test_passes_are_those_made(examples, settings):
+    recipe, network, seen = Recipe(**SHORT, **settings), net(), []
+
+    def counted(module, inputs):
+        if module.training:  # not where it is evaluated
+            seen.append(len(inputs[0]))
+
+    network.register_forward_pre_hook(counted)
+    fit(network, recipe, examples)
+    once = BATCH if recipe.method == "m-SAM" else 0  # it looks at the network's layers first
+    assert 0 <= sum(seen) - recipe.passes() * (N // BATCH) * BATCH <= once
+
+
 def test_the_average_is_that_of_the_ends_of_epochs(examples):
     ends = []
     network = net()
