@@ -21,8 +21,8 @@ from tools.book import ROOT, execute_stale, is_notebook, kept_execution, run, to
 FOLDER = ROOT / "notebooks"
 COMPARED = "nbval-check-output"
 INSTALL = """\
-# In Colab this cell installs samkit from the book's repository, with the recorded runs; elsewhere it
-# does nothing. (SAMKIT_SOURCE, if set, is cloned instead, and in any place: for tests.)
+# In Colab this cell installs samkit from the book's repository, with the recorded runs; elsewhere
+# it does nothing. (SAMKIT_SOURCE, if set, is cloned instead, and in any place: for tests.)
 import os
 import subprocess
 import sys
@@ -30,7 +30,8 @@ import sys
 if "google.colab" in sys.modules or "SAMKIT_SOURCE" in os.environ:
     source = os.environ.get("SAMKIT_SOURCE", "{repository}")
     if not os.path.exists("samkit-book"):
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", source, "samkit-book"], check=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", source, "samkit-book"]
+        subprocess.run(clone, check=True)
     install = [sys.executable, "-m", "pip", "install", "--quiet", "./samkit-book[chapters]"]
     subprocess.run(install, check=True)
     os.environ["SAMKIT_RESULTS"] = os.path.abspath("samkit-book/results")
