@@ -21,19 +21,18 @@ from tools.book import ROOT, execute_stale, is_notebook, kept_execution, run, to
 FOLDER = ROOT / "notebooks"
 COMPARED = "nbval-check-output"
 INSTALL = """\
-# In Colab this cell installs samkit from the book's repository, with the recorded runs; elsewhere
-# it does nothing. (SAMKIT_SOURCE, if set, is cloned instead, and in any place: for tests.)
+# In Colab this cell gets the book's repository, recorded runs included, and installs samkit from
+# it; elsewhere it does nothing (unless SAMKIT_SOURCE, for tests, names a repository to clone).
 import os
 import subprocess
 import sys
 
 if "google.colab" in sys.modules or "SAMKIT_SOURCE" in os.environ:
     source = os.environ.get("SAMKIT_SOURCE", "{repository}")
-    if not os.path.exists("samkit-book"):
-        clone = ["git", "clone", "--quiet", "--depth", "1", source, "samkit-book"]
-        subprocess.run(clone, check=True)
+    clone = ["git", "clone", "--quiet", "--depth", "1", source, "samkit-book"]
     install = [sys.executable, "-m", "pip", "install", "--quiet", "./samkit-book[chapters]"]
-    subprocess.run(install, check=True)
+    for command in (clone, install) if not os.path.exists("samkit-book") else (install,):
+        subprocess.run(command, check=True)
     os.environ["SAMKIT_RESULTS"] = os.path.abspath("samkit-book/results")
 if "google.colab" in sys.modules:
     from google.colab import output
