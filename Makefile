@@ -37,7 +37,7 @@ unit: $(VENV)/installed  ## samkit with the examples of its docstrings, the ledg
 
 # The tests in a browser never call samkit; numba's loops are seen only where it does not compile.
 coverage: $(VENV)/installed  ## the share of samkit's lines and branches that the unit tests run
-	$(PY) -m pytest tests --ignore tests/book --ignore tests/tools --ignore tests/interactive/test_browser.py -n 2 --cov --cov-report=
+	$(PY) -m pytest tests --ignore tests/book --ignore tests/tools --ignore tests/interactive/test_browser.py -n 2 --cov --cov-report= --cov-fail-under=0
 	NUMBA_DISABLE_JIT=1 $(PY) -m pytest tests/diagonal/test_dynamics.py tests/training/test_relu1d.py -k kernel --cov --cov-append
 
 $(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)  ## every notebook runs and its reference outputs hold
