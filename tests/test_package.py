@@ -74,9 +74,9 @@ def test_what_a_reader_calls_first_shows_an_example(name):
     assert any(test.examples for test in doctest.DocTestFinder(recurse=False).find(thing))
 
 
-def test_every_module_is_on_the_page_of_the_package():
-    page = (ROOT / "book" / "api.md").read_text()
-    described = set(re.findall(r":: samkit\.([\w.]+)", page))
+def test_every_module_is_on_the_pages_of_the_package():
+    pages = [page.read_text() for page in (ROOT / "book").glob("api*.md")]
+    described = set(re.findall(r":: samkit\.([\w.]+)", "".join(pages)))
     for name in samkit.__all__:
         thing = getattr(samkit, name)
         module = getattr(thing, "__name__", "")
@@ -87,7 +87,7 @@ def test_every_module_is_on_the_page_of_the_package():
             ), name
         elif name != "__version__":
             assert name in described or name in dir(samkit.errors), name
-    for entry in described:  # and what the page names is there
+    for entry in described:  # and what the pages name is there
         *path, last = entry.split(".")
         parent = importlib.import_module(".".join(["samkit", *path]))
         assert hasattr(parent, last) or importlib.import_module(f"samkit.{entry}")

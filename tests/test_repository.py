@@ -68,6 +68,15 @@ def test_the_address_of_the_repository_is_in_one_place():
     )
 
 
+def test_every_source_has_a_doi():
+    entries = (ROOT / "book" / "references.bib").read_text().split("\n@")
+    for entry in entries:
+        assert re.search(r"doi = \{10\.\d{4,}/\S+\}", entry), entry.splitlines()[0]
+        eprint = re.search(r"eprint = \{(\S+)\}", entry)
+        if eprint and "10.48550/" in entry:
+            assert f"10.48550/arXiv.{eprint[1]}}}" in entry
+
+
 def runs(workflow: Path) -> list[str]:
     jobs = yaml.safe_load(workflow.read_text())["jobs"].values()
     return [step["run"] for job in jobs for step in job["steps"] if "run" in step]

@@ -322,7 +322,8 @@ def build() -> None:
             "same command again"
         )
     claims.collect(executed)
-    inputs = [ROOT / "book", ROOT / "samkit", ROOT / "_config.yml", ROOT / "_toc.yml", EXECUTED]
+    settings = [ROOT / name for name in ("_config.yml", "_toc.yml", "pyproject.toml")]
+    inputs = [ROOT / "book", ROOT / "samkit", *settings, EXECUTED]
     day = int(commit_time()) // 86400  # stands on every page
     state = f"{digest(inputs)}{environment()}\n{day}"
     fresh = STAMP.exists() and STAMP.read_bytes() == state.encode()

@@ -1,8 +1,8 @@
 """Keep notebooks/*.ipynb in step with book/*.md: `python -m tools.notebooks write`.
 
-The notebooks are for Jupyter and Colab, and for nbval. They are generated, never edited: source
-from the chapter, stable cell ids, and no outputs except those of cells tagged
-`nbval-check-output`, which nbval compares on every test run.
+The notebooks are for Jupyter and Colab, and for nbval. They are generated, never edited: a first
+cell that installs samkit in Colab, then the chapter's source, with stable cell ids and no outputs
+except those of cells tagged `nbval-check-output`, which nbval compares on every test run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -19,6 +20,25 @@ from tools.book import ROOT, execute_stale, is_notebook, kept_execution, run, to
 
 FOLDER = ROOT / "notebooks"
 COMPARED = "nbval-check-output"
+INSTALL = """\
+# In Colab this cell gets the book's repository, recorded runs included, and installs samkit from
+# it; elsewhere it does nothing (unless SAMKIT_SOURCE, for tests, names a repository to clone).
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules or "SAMKIT_SOURCE" in os.environ:
+    source = os.environ.get("SAMKIT_SOURCE", "{repository}")
+    clone = ["git", "clone", "--quiet", "--depth", "1", source, "samkit-book"]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "./samkit-book[chapters]"]
+    for command in (clone, install) if not os.path.exists("samkit-book") else (install,):
+        subprocess.run(command, check=True)
+    os.environ["SAMKIT_RESULTS"] = os.path.abspath("samkit-book/results")
+if "google.colab" in sys.modules:
+    from google.colab import output
+
+    output.enable_custom_widget_manager()
+"""
 
 
 def chapters() -> list[Path]:
@@ -34,9 +54,22 @@ def is_compared(cell) -> bool:
     return COMPARED in cell.metadata.get("tags", ())
 
 
+def repository() -> str:
+    """The address that pyproject.toml gives."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"]
+
+
+def install_cell() -> nbformat.NotebookNode:
+    """The first cell of every notebook: installs samkit in Colab, and only there."""
+    source = INSTALL.format(repository=repository()).rstrip()
+    return nbformat.v4.new_code_cell(source, metadata={"tags": ["nbval-ignore-output"]})
+
+
 def convert(page: Path, outputs: dict[str, list]) -> nbformat.NotebookNode:
     """A chapter as a notebook whose compared cells carry ``outputs`` (by cell id)."""
     notebook = jupytext.read(page)
+    notebook.cells.insert(0, install_cell())
     seen: dict[str, int] = {}
     for cell in notebook.cells:
         key = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
@@ -58,7 +91,7 @@ def stored_outputs(page: Path) -> dict[str, list]:
 
 def executed_outputs(page: Path) -> dict[str, list]:
     """The outputs of the execution that the book shows, by cell id."""
-    ids = [cell.id for cell in convert(page, {}).cells]
+    _, *ids = [cell.id for cell in convert(page, {}).cells]  # the first cell is not the chapter's
     outputs = {}
     for cell_id, cell in zip(ids, kept_execution(page).cells, strict=True):
         for output in cell.get("outputs", ()):

@@ -1,8 +1,10 @@
 """notebooks/ is book/ in another form, and nbval really compares it."""
 
+import os
 import re
 import subprocess
 import sys
+import types
 
 import jupytext
 import nbformat
@@ -53,6 +55,54 @@ def test_no_figure_has_a_colour_of_its_own(page):
 def test_no_notebook_without_a_chapter():
     expected = {notebooks.notebook_path(page) for page in notebooks.chapters()}
     assert set(notebooks.FOLDER.glob("*.ipynb")) == expected
+
+
+@CHAPTERS
+def test_the_first_cell_is_the_one_that_installs_samkit_and_the_chapter_does_not(page):
+    first, *rest = nbformat.read(notebooks.notebook_path(page), as_version=4).cells
+    assert first.source == notebooks.install_cell().source
+    assert "pip" not in "".join(cell.source for cell in rest if cell.cell_type == "code")
+    assert "SAMKIT_SOURCE" not in page.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def first_cell(tmp_path, monkeypatch):
+    """Runs the first cell with its commands recorded in place of executed; returns them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SAMKIT_SOURCE", raising=False)
+    monkeypatch.setenv("SAMKIT_RESULTS", "as before")
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+
+    def run():
+        commands.clear()
+        exec(notebooks.install_cell().source, {})
+        return list(commands)
+
+    return run
+
+
+def test_the_first_cell_does_nothing_outside_of_colab(first_cell, tmp_path):
+    assert first_cell() == []
+    assert os.environ["SAMKIT_RESULTS"] == "as before"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_cell_in_colab(first_cell, tmp_path, monkeypatch):
+    """Clones once, upgrades nothing, points to the records, and lets figures be widgets."""
+    called = []
+    output = types.SimpleNamespace(enable_custom_widget_manager=lambda: called.append("widgets"))
+    module = types.SimpleNamespace(output=output)
+    monkeypatch.setitem(sys.modules, "google", types.SimpleNamespace(colab=module))
+    monkeypatch.setitem(sys.modules, "google.colab", module)
+    clone, install = first_cell()
+    assert clone[:2] == ["git", "clone"] and notebooks.repository() in clone
+    assert install[1:4] == ["-m", "pip", "install"]
+    assert not {"--upgrade", "-U", "--force-reinstall", "-c", "-r"} & set(install)
+    assert os.environ["SAMKIT_RESULTS"] == str(tmp_path / "samkit-book" / "results")
+    assert called == ["widgets"]
+    (tmp_path / "samkit-book").mkdir()
+    assert first_cell() == [install]
 
 
 def run_nbval(path):

@@ -139,7 +139,7 @@ def test_the_site_may_be_published():
 
 @pytest.mark.parametrize("path", PAGES)
 def test_every_page_says_of_which_version_and_day_it_is(path):
-    foot = (book.HTML / path).read_text(encoding="utf-8").rpartition("<footer")[2]
+    foot = (book.HTML / path).read_text(encoding="utf-8").partition("</article>")[2]
     day = datetime.fromtimestamp(int(book.commit_time()), UTC).date()
     assert f"Last updated on {day}." in foot
     assert f"samkit {samkit.__version__}" in foot

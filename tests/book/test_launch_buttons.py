@@ -1,0 +1,42 @@
+"""The buttons lead from a chapter to its notebook, where Colab and Binder look for it."""
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from book._ext import launch_buttons
+from tools import notebooks
+
+CHAPTERS = pytest.mark.parametrize("page", notebooks.chapters(), ids=lambda page: page.stem)
+
+
+@CHAPTERS
+def test_the_buttons_open_the_notebook_of_the_chapter(page):
+    links = launch_buttons.links(f"book/{page.stem}")
+    assert set(links) == {"Colab", "Binder"}
+    owner_and_name = urlsplit(notebooks.repository()).path
+    notebook = notebooks.notebook_path(page).relative_to(notebooks.ROOT).as_posix()
+
+    colab = urlsplit(links["Colab"])
+    assert (colab.scheme, colab.netloc) == ("https", "colab.research.google.com")
+    assert colab.path == f"/github{owner_and_name}/blob/main/{notebook}"
+
+    binder = urlsplit(links["Binder"])
+    assert (binder.scheme, binder.netloc) == ("https", "mybinder.org")
+    assert binder.path == f"/v2/gh{owner_and_name}/main"
+    assert parse_qs(binder.query) == {"labpath": [notebook]}
+
+
+@pytest.mark.parametrize("docname", ["book/index", "book/ledger", "search", "genindex"])
+def test_a_page_without_a_notebook_has_no_buttons(docname):
+    context = {"header_buttons": []}
+    launch_buttons.add_buttons(None, docname, "page.html", context, None)
+    assert context["header_buttons"] == []
+
+
+def test_the_pictures_of_the_buttons_come_with_the_book():
+    context = {"header_buttons": []}
+    launch_buttons.add_buttons(None, "book/05-diagonal-networks", "page.html", context, None)
+    (group,) = context["header_buttons"]
+    assert [button["text"] for button in group["buttons"]] == ["Colab", "Binder"]
+    assert all(button["icon"].startswith("_static/") for button in group["buttons"])
