@@ -234,7 +234,7 @@ def test_theorems_equations_and_figures_bear_the_chapters_number(path):
     expected = [f"{chapter}.{k + 1}" for k in range(len(figures))]
     assert figures == list(zip(expected, expected, strict=True))
     named = re.findall(r'class="caption-number">\w+ ([\d.]+) ?<', source)
-    named += re.findall(r'class="eqno">\(([\d.]+)<', source)
+    named += re.findall(r'class="eqno">\(([\d.]+)\)', source)
     assert source.count('class="caption-number"') + source.count('class="eqno"') == len(named)
     assert all(number.startswith(f"{chapter}.") for number in named)
 
