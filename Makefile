@@ -5,9 +5,9 @@ PY := $(VENV)/bin/python
 STAMPS := _build/stamps
 SAMKIT := $(shell find samkit -type f -not -name '*.pyc' -not -name '*.nb[ci]')
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-RESULTS := $(wildcard results/*.json*)
+RESULTS := $(filter-out results/mutants.json, $(wildcard results/*.json*))
 
-.PHONY: book serve test lint unit notebooks pages bench clean
+.PHONY: book serve test lint unit notebooks pages mutants bench clean
 
 book: $(VENV)/installed  ## execute the chapters and build the pages into _build/html
 	$(PY) -m tools.book build
@@ -34,6 +34,9 @@ pages: book  ## the built pages in a real browser
 
 notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outputs from book/
 	$(PY) -m tools.notebooks write
+
+mutants: $(VENV)/installed  ## inject the faults of tests/mutants.toml, into results/mutants.json
+	$(PY) -m tools.mutants run
 
 bench: $(VENV)/installed  ## speed, as ratios against named peers; the last two write results/
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

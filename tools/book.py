@@ -37,6 +37,7 @@ EXECUTED = BUILD / "executed"
 HTML = BUILD / "html"
 CACHE = BUILD / ".jupyter_cache"
 STAMP = BUILD / "stamps" / "book"
+MUTANTS = "results/mutants.json"  # which no chapter reads, but a page shows
 FINGERPRINT = "samkit_fingerprint"
 IGNORED = {"__pycache__", ".ipynb_checkpoints", "checkpoints"}
 
@@ -76,8 +77,9 @@ def environment() -> str:
 
 def fingerprint(page: Path) -> str:
     """Changes whenever the page must be executed again."""
+    results = [path for path in sorted((ROOT / "results").glob("*")) if path != ROOT / MUTANTS]
     return hashlib.sha256(
-        (digest([page, ROOT / "samkit", ROOT / "results", SELF]) + environment()).encode()
+        (digest([page, ROOT / "samkit", *results, SELF]) + environment()).encode()
     ).hexdigest()
 
 
@@ -224,6 +226,7 @@ def build() -> None:
     asyncio.run(execute_stale(chapters))
     claims.collect({page.stem: kept_execution(page) for page in chapters})
     inputs = [ROOT / "book", ROOT / "samkit", ROOT / "_config.yml", ROOT / "_toc.yml", EXECUTED]
+    inputs += [ROOT / MUTANTS, ROOT / "tests" / "mutants.toml"]
     state = digest(inputs) + environment()
     fresh = STAMP.exists() and STAMP.read_text(encoding="utf-8") == state
     if not fresh or check_pages(pages):

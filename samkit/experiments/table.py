@@ -1,6 +1,7 @@
 """From records to a table: one row for each setting, means over seeds with 95 % intervals.
 
-``by_setting`` makes the rows, ``text`` prints them, ``paired`` compares two settings.
+``by_setting`` makes the rows, ``text`` prints them, ``paired`` compares two settings,
+``prediction_interval`` says where a rerun should end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,20 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     if n < 2:
         return float(values.mean()), float("nan")
     return float(values.mean()), float(student.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
+
+
+def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
+    r"""Where one more run of the same setting is expected, with probability 95 %: (low, high).
+
+    :math:`\bar x \pm t_{0.975,\,n-1}\, s \sqrt{1 + 1/n}` from n earlier runs: wider than
+    :func:`interval`, which is for their mean. A rerun outside is not the same experiment. Raises
+    ValueError for fewer than two values.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"a prediction needs at least two earlier runs, not {n}")
+    mean, half = interval(values)
+    return mean - half * (n + 1) ** 0.5, mean + half * (n + 1) ** 0.5
 
 
 def by_setting(
