@@ -221,7 +221,21 @@ def test_the_ledger_shows_the_verdicts_that_the_chapters_reported(chromium, site
     row = tab.locator("[id='claim-fig06-digits']")
     assert row.locator(".verdict").inner_text() == "PASS"
     assert "at most 1e-06" in row.inner_text()
+    assert "outputs stored in the authors' notebook" in row.inner_text()
+    assert "python -m samkit check fig06.digits" in row.inner_text()
+    cell = row.get_by_role("link", name="a cell of 06-sparse-regression")
+    assert cell.get_attribute("href").endswith("06-sparse-regression.html#checked-fig06-digits")
+    recorded = tab.locator("[id='claim-fig12-mnist1d-rise']")
+    assert "fig12_label_noise-laptop.jsonl, 5 seeds" in recorded.inner_text()
     tab.close()
+
+
+def test_every_row_with_a_verdict_is_among_those_that_a_mutant_turned(chromium, site):
+    tab = chromium.new_page()
+    tab.goto(site + "book/mutants.html")
+    shown = set(tab.locator(".mutants td:first-of-type code").all_inner_texts())
+    tab.close()
+    assert shown >= {c.id for c in claims.ledger().values() if c.tolerance is not None}
 
 
 def test_every_row_of_the_ledger_is_on_the_map_and_every_need_is_a_line(page, site):
