@@ -7,10 +7,11 @@ import pytest
 
 from book._ext.ledger_pages import layout
 from samkit import claims
-from tools.book import is_notebook, toc_pages
+from tools.book import ROOT, is_notebook, toc_pages
 
 CALL = re.compile(r"claims\.check\(\s*[\"']([^\"']+)[\"']")
 BOX = re.compile(r"^```\{claim\} (\S+)$", re.MULTILINE)
+FINDINGS = re.compile(r"^```\{findings\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def chapters():
@@ -51,6 +52,14 @@ def test_every_row_has_a_numbered_chapter():
 def test_every_claim_box_names_a_row(page):
     for claim_id in BOX.findall(page.read_text(encoding="utf-8")):
         claims.find(claim_id)
+
+
+def test_every_known_miss_is_discussed_on_the_page_of_disagreements():
+    page = (ROOT / "book" / "disagreements.md").read_text(encoding="utf-8")
+    discussed = [id_ for box in FINDINGS.findall(page) for id_ in box.split()]
+    assert set(discussed) <= claims.ledger().keys()
+    assert {row.id for row in claims.ledger().values() if row.known_miss} <= set(discussed)
+    assert not [id_ for id_, times in Counter(discussed).items() if times > 1]
 
 
 def test_a_map_has_a_place_for_every_row_and_its_lines_lead_to_the_right_within_a_chapter():

@@ -235,7 +235,44 @@ def test_every_row_with_a_verdict_is_among_those_that_a_mutant_turned(chromium, 
     tab.goto(site + "book/mutants.html")
     shown = set(tab.locator(".mutants td:first-of-type code").all_inner_texts())
     tab.close()
-    assert shown >= {c.id for c in claims.ledger().values() if c.tolerance is not None}
+    rows = claims.ledger().values()
+    assert shown >= {c.id for c in rows if c.tolerance is not None and c.scale != "paper"}
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if re.match(r"book/\d", path)])
+def test_theorems_equations_and_figures_bear_the_chapters_number(path):
+    """A single number is the paper's: its Figure 6 is not our Figure 6.1."""
+    source = (book.HTML / path).read_text(encoding="utf-8")
+    chapter = int(path[len("book/") :].split("-")[0])
+    assert f'<span class="section-number">{chapter}. </span>' in source
+    figures = re.findall(r'id="figure-([\d.]+)">Figure ([\d.]+)<', source)
+    expected = [f"{chapter}.{k + 1}" for k in range(len(figures))]
+    assert figures == list(zip(expected, expected, strict=True))
+    named = re.findall(r'class="caption-number">\w+ ([\d.]+) ?<', source)
+    named += re.findall(r'class="eqno">\(([\d.]+)<', source)
+    assert source.count('class="caption-number"') + source.count('class="eqno"') == len(named)
+    assert all(number.startswith(f"{chapter}.") for number in named)
+
+
+def test_every_row_that_did_not_pass_is_on_the_page_of_disagreements(chromium, site):
+    tab = chromium.new_page()
+    tab.goto(site + "book/ledger.html")
+    not_passed = tab.locator(".claim:has(> p > .verdict-fail, > p > .verdict-inconclusive)")
+    rows = not_passed.evaluate_all("boxes => boxes.map(box => box.id)")
+    tab.goto(site + "book/disagreements.html")
+    lines = tab.eval_on_selector_all(
+        ".disagreements li",
+        "lines => lines.map(line => [line.querySelector('a').hash.slice(1), line.textContent])",
+    )
+    assert len(rows) > 10 and [row for row, _ in lines] == rows
+    for _, words in lines:
+        assert "measured" in words and "wanted" in words
+    # and is discussed there
+    boxes = tab.eval_on_selector_all(
+        ".claim > p:first-child a", "all => all.map(a => a.hash.slice(1))"
+    )
+    assert set(rows) <= set(boxes)
+    tab.close()
 
 
 def test_every_row_of_the_ledger_is_on_the_map_and_every_need_is_a_line(page, site):
