@@ -17,6 +17,7 @@ book: $(VENV)/installed  ## execute the chapters and build the pages into _build
 
 gate: book  ## nothing is wrong with the built pages: they may be published
 	$(PY) -m tools.book check
+	$(PY) -m tools.notebooks check
 
 serve: book  ## show the built book at http://127.0.0.1:8000
 	$(PY) -m tools.book serve

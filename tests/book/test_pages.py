@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 import samkit
+from book._ext import launch_buttons
 from samkit import claims
-from tools import book, browser
+from tools import book, browser, notebooks
 
 PAGES = [page.relative_to(book.ROOT).with_suffix(".html").as_posix() for page in book.toc_pages()]
 
@@ -105,6 +106,24 @@ def test_every_figure_leads_to_its_code(page, site, path):
         page.keyboard.press("Enter")
         expect(code).to_be_visible()
         expect(code).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_chapter_has_buttons_that_open_its_notebook_elsewhere(page, site, path):
+    page.goto(site + path)
+    buttons = page.locator(".dropdown-launch-buttons")
+    links = launch_buttons.links(path.removesuffix(".html"))
+    is_chapter = (book.ROOT / path).with_suffix(".md") in notebooks.chapters()
+    assert bool(links) == is_chapter == buttons.count()
+    if is_chapter:
+        buttons.get_by_role("button", name="Run this chapter").click()
+        for name, url in links.items():
+            link = buttons.get_by_role("link", name=name)
+            expect(link).to_have_attribute("href", url)
+            picture = link.get_by_role("img")
+            expect(picture).to_be_visible()
+            assert picture.evaluate("img => img.complete && img.naturalWidth > 0")
+        assert browser.accessibility_faults(page) == []
 
 
 @pytest.mark.parametrize("page", ["dark"], indirect=True)
