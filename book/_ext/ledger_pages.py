@@ -109,6 +109,8 @@ class Row(SphinxDirective):
         """The recorded runs that a check reads, to be downloaded, and their seeds."""
         body: list[nodes.Node] = []
         for name in checking.records_of(claim.id):
+            if not (RESULTS / name).exists():  # it waits for its first run
+                continue
             body += [nodes.Text("; ")] if body else []
             link = addnodes.download_reference(
                 "", "", nodes.literal("", name), reftarget=f"/results/{name}",
