@@ -35,6 +35,10 @@ class MutantsDirective(SphinxDirective):
     def run(self):
         found, catalogue = mutants.load(), mutants.catalogue()
         ledger = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
+        if missing := [id_ for id_ in (mutants.WITHOUT, *catalogue) if id_ not in found]:
+            raise self.error(
+                f"results/mutants.json lacks {', '.join(missing)}: python -m tools.mutants run"
+            )
         control = found[mutants.WITHOUT]["rows"]
 
         def link(row: str) -> str:
