@@ -6,17 +6,18 @@ CONSTRAINTS ?= -c constraints.txt
 STAMPS := _build/stamps
 SAMKIT := $(shell find samkit -type f -not -name '*.pyc' -not -name '*.nb[ci]')
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-RESULTS := $(wildcard results/*.json*)
+RESULTS := $(filter-out results/mutants.json, $(wildcard results/*.json*))
 COLAB_PYTHON ?= python3.13
 COLAB_PACKAGES ?= tests/colab/packages.txt
 
-.PHONY: book gate serve test lint unit coverage notebooks colab pages links bench clean
+.PHONY: book gate serve test lint unit coverage notebooks colab pages mutants links bench clean
 
 book: $(VENV)/installed  ## execute the chapters and build the pages into _build/html
 	$(PY) -m tools.book build
 
 gate: book  ## nothing is wrong with the built pages: they may be published
 	$(PY) -m tools.book check
+	$(PY) -m tools.notebooks check
 
 serve: book  ## show the built book at http://127.0.0.1:8000
 	$(PY) -m tools.book serve
@@ -58,6 +59,9 @@ colab: $(VENV)/installed  ## every notebook where it has to install samkit, amon
 links: book  ## every link out of the book leads somewhere; needs a network
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[links]'
 	$(VENV)/bin/lychee --no-progress --max-retries 3 '_build/html/book/*.html' README.md CHANGELOG.md
+
+mutants: $(VENV)/installed  ## inject the faults of tests/mutants.toml, into results/mutants.json
+	$(PY) -m tools.mutants run
 
 bench: $(VENV)/installed  ## speed, as ratios against named peers; all but the first two write results/
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[bench]'

@@ -102,6 +102,21 @@ def find(row: str) -> Chapter:
     return chapter(claims.ledger()[row].chapter)
 
 
+def records_of(row: str) -> list[str]:
+    """The files of results/ that a row's check reads, such as "fig02_role_of_m-laptop.jsonl"."""
+    where, found = find(row), []
+    for position in slicing.backward(where.program, [where.checks[row]]):
+        for call in ast.walk(where.program[position].node):
+            if isinstance(call, ast.Call):
+                arguments = [str(a.value) for a in call.args if isinstance(a, ast.Constant)]
+                match ast.unparse(call.func), arguments:
+                    case (("experiments.recorded" | "experiments.complete"), [name, scale, *_]):
+                        found.append(f"{name}-{scale}.jsonl")
+                    case "records.load", [name]:
+                        found.append(f"{name}.json")
+    return found
+
+
 def select(names: Sequence[str], everything: bool = False) -> list[str]:
     """Rows by id or by the name of their chapter; ValueError as for :func:`find`."""
     rows = claims.ledger()

@@ -53,7 +53,9 @@ class Claim:
     tolerance is NOT YET checked, or OUT OF SCOPE if ``out_of_scope`` gives a reason. A row that
     is known to miss says why in ``known_miss``: then FAIL is the expected verdict and PASS is the
     surprise that stops the build. ``needs`` lists the ids of the rows that this one rests on: what
-    its proof uses, or the theorem that a figure shows.
+    its proof uses, or the theorem that a figure shows. ``published`` is the number that the authors
+    published, if there is one, and ``published_how`` how it is known: an output stored in their
+    notebooks, or read off a plot, with what that leaves open.
     """
 
     id: str
@@ -69,6 +71,8 @@ class Claim:
     known_miss: str = ""
     out_of_scope: str = ""
     needs: tuple[str, ...] = ()
+    published: str = ""
+    published_how: str = ""
 
     def __post_init__(self):
         for name in ("id", "statement", "place", "kind", "chapter", "scale", "check"):
@@ -76,6 +80,8 @@ class Claim:
                 raise ValueError(f"ledger row {self.id or '?'}: {name} is empty")
         if self.kind not in ("theorem", "figure", "experiment", "statement"):
             raise ValueError(f"ledger row {self.id}: unknown kind {self.kind!r}")
+        if bool(self.published) != bool(self.published_how):
+            raise ValueError(f"ledger row {self.id}: a published number needs how it is known")
         if self.tolerance is not None and (self.sense not in SENSES or not self.reason):
             raise ValueError(
                 f"ledger row {self.id}: a tolerance needs a sense ({' or '.join(SENSES)}) "
@@ -133,14 +139,19 @@ class Report:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         claim = ledger()[self.id]
-        color = self.verdict.lower()
+        color, anchor = self.verdict.lower(), anchor_of_check(self.id)
         badge = f'<span class="verdict verdict-{color}">{self.verdict}</span>'
         detail = f" {html.escape(self.detail)}" if self.detail else ""
         text = (
-            f'<p class="claim-report">{badge} <strong>{self.id}</strong> '
+            f'<p class="claim-report" id="{anchor}">{badge} <strong>{self.id}</strong> '
             f"measured {self.measured}, wanted {claim.criterion}.{detail}</p>"
         )
         return {"text/plain": str(self), "text/html": text}, {METADATA_KEY: asdict(self)}
+
+
+def anchor_of_check(claim_id: str) -> str:
+    """The id, on the chapter's page, of the report that its check displays."""
+    return f"checked-{claim_id}".lower().replace(".", "-")
 
 
 def parse(source: str) -> dict[str, Claim]:

@@ -111,6 +111,15 @@ def test_every_checked_row_is_found_in_its_chapter():
         assert (claim.id in checking.find(claim.id).checks) == (claim.tolerance is not None)
 
 
+def test_the_recorded_runs_behind_a_row():
+    assert checking.records_of("fig03.mnist1d.ascent.less") == [
+        "fig02_role_of_m-laptop.jsonl",
+        "switches-laptop.jsonl",
+    ]
+    assert checking.records_of("msam.cost.peer") == ["bench_sam.json"]
+    assert checking.records_of("fig05") == []
+
+
 #: rows that come early in their chapters, or whose chapters are quick
 CHEAP = (
     "objectives.one-step",

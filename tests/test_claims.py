@@ -44,8 +44,9 @@ def test_a_failed_check_stops_the_cell(row):
     row()
     assert claims.check("x", 0.5).verdict is Verdict.PASS
     assert claims.check("x", (0.5, 2)).verdict is Verdict.INCONCLUSIVE
-    with pytest.raises(ClaimFailed, match="Measured 2, wanted at most 1"):
+    with pytest.raises(ClaimFailed, match="Measured 2, wanted at most 1") as failed:
         claims.check("x", 2)
+    assert failed.value.report.verdict is Verdict.FAIL
 
 
 def test_a_known_miss_must_go_on_missing(row):
@@ -74,6 +75,7 @@ def test_a_row_without_a_tolerance_cannot_be_checked(row):
         ({"kind": "rumour"}, "unknown kind"),
         ({"sense": "about"}, "sense"),
         ({"reason": ""}, "reason"),
+        ({"published": "5.15 %"}, "how it is known"),
     ],
 )
 def test_a_row_must_be_whole(changes, message):
@@ -97,6 +99,7 @@ def test_reports_travel_in_the_notebook(row):
     data, _ = report._repr_mimebundle_()
     assert data["text/plain"] == "PASS  x  (at most 1)"
     assert "detail &lt;3" in data["text/html"] and "0.25 to 0.5" in data["text/html"]
+    assert f'id="{claims.anchor_of_check("x")}"' in data["text/html"]
 
 
 def test_collecting_refuses_what_does_not_fit(row, monkeypatch):

@@ -44,6 +44,7 @@ EXECUTED = BUILD / "executed"
 HTML = BUILD / "html"
 CACHE = BUILD / ".jupyter_cache"
 STAMP = BUILD / "stamps" / "book"
+MUTANTS = "results/mutants.json"  # which no chapter reads, but a page shows
 FINGERPRINT = "samkit_fingerprint"
 IGNORED = {"__pycache__", ".ipynb_checkpoints", "checkpoints"}
 WEIGHT = 500_000  # bytes that a page may load, compressed, without MathJax
@@ -91,8 +92,9 @@ def environment() -> str:
 
 def fingerprint(page: Path) -> str:
     """Changes whenever the page must be executed again."""
+    results = [path for path in sorted((ROOT / "results").glob("*")) if path != ROOT / MUTANTS]
     return hashlib.sha256(
-        (digest([page, ROOT / "samkit", ROOT / "results", SELF]) + environment()).encode()
+        (digest([page, ROOT / "samkit", *results, SELF]) + environment()).encode()
     ).hexdigest()
 
 
@@ -324,6 +326,7 @@ def build() -> None:
     claims.collect(executed)
     settings = [ROOT / name for name in ("_config.yml", "_toc.yml", "pyproject.toml")]
     inputs = [ROOT / "book", ROOT / "samkit", *settings, EXECUTED]
+    inputs += [ROOT / MUTANTS, ROOT / "tests" / "mutants.toml"]
     day = int(commit_time()) // 86400  # stands on every page
     state = f"{digest(inputs)}{environment()}\n{day}"
     fresh = STAMP.exists() and STAMP.read_bytes() == state.encode()

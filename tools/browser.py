@@ -55,12 +55,15 @@ def find_or_get() -> str:
     )
 
 
-def accessibility_faults(page) -> list[str]:
-    """What axe-core finds wrong with a page as it is, one line for each element."""
+def accessibility_faults(page, rules: list[str] | None = None) -> list[str]:
+    """What axe-core finds wrong with a page as it is, by these rules or all; a line an element."""
     from axe_playwright_python.base import AXE_FILE_PATH
 
     page.evaluate(Path(AXE_FILE_PATH).read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {preload: false})")  # it loads nothing itself
+    # it loads nothing itself, and does not work out what nobody reads
+    options = {"preload": False, "resultTypes": ["violations"], "selectors": False}
+    options |= {"runOnly": rules} if rules else {}
+    found = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{fault['id']}: {fault['help']}: {node['html'][:120]}"
         for fault in found["violations"]

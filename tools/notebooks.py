@@ -1,4 +1,4 @@
-"""Keep notebooks/*.ipynb in step with book/*.md: `python -m tools.notebooks write`.
+"""Keep notebooks/*.ipynb in step with book/*.md: `python -m tools.notebooks write` (or `check`).
 
 The notebooks are for Jupyter and Colab, and for nbval. They are generated, never edited: a first
 cell that installs samkit in Colab, then the chapter's source, with stable cell ids and no outputs
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -16,7 +17,16 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from tools.book import ROOT, execute_stale, is_notebook, kept_execution, run, toc_pages, write_whole
+from tools.book import (
+    ROOT,
+    BuildFailed,
+    execute_stale,
+    is_notebook,
+    kept_execution,
+    run,
+    toc_pages,
+    write_whole,
+)
 
 FOLDER = ROOT / "notebooks"
 COMPARED = "nbval-check-output"
@@ -111,7 +121,21 @@ def write() -> None:
         write_whole(notebook_path(page), text + "\n")
 
 
+def check() -> None:
+    """Before publishing: BuildFailed if the notebooks would get samkit from somewhere else.
+
+    GitHub names the repository that it runs for in GITHUB_REPOSITORY.
+    """
+    here = os.environ.get("GITHUB_REPOSITORY")
+    if here and repository() != f"https://github.com/{here}":
+        raise BuildFailed(
+            f"pyproject.toml says that the repository is {repository()}, but this is {here}: "
+            "correct it there, under [project.urls], and run `make notebooks`"
+        )
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] != ["write"]:
+    commands = {"write": write, "check": check}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
         raise SystemExit(__doc__)
-    run(write)
+    run(commands[sys.argv[1]])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter, defaultdict
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from statistics import mean
@@ -18,9 +19,11 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
-from samkit import claims
+from samkit import checking, claims
 
-EXECUTED = Path(__file__).resolve().parents[2] / "_build" / "executed"
+ROOT = Path(__file__).resolve().parents[2]
+EXECUTED = ROOT / "_build" / "executed"
+RESULTS = ROOT / "results"
 
 
 def reports() -> dict[str, claims.Report]:
@@ -54,6 +57,19 @@ def anchor(claim_id: str) -> str:
     return f"claim-{claim_id}".lower().replace(".", "-")  # scripts select by it
 
 
+@cache
+def recorded(name: str) -> str:
+    """In words: how many seeds are in a file of results/, and when it was recorded."""
+    if not name.endswith(".jsonl"):
+        record = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+        return f"measured {record['machine']['date']}" if "machine" in record else "measured"
+    lines = (RESULTS / name).read_text(encoding="utf-8").splitlines()
+    runs = [json.loads(line) for line in lines]
+    seeds, dates = {run["seed"] for run in runs}, sorted(run["date"][:10] for run in runs)
+    when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    return f"{len(seeds)} seeds, recorded {when}"
+
+
 class Row(SphinxDirective):
     """What both directives share: the words of one row."""
 
@@ -74,11 +90,42 @@ class Row(SphinxDirective):
         paragraph += self.text(claim.statement)
         return paragraph
 
+    def page(self, claim, words: str) -> nodes.Node:
+        """A link to the chapter of a row; to the report in it where there is one."""
+        if f"book/{claim.chapter}" not in self.env.found_docs:
+            return nodes.Text(words)
+        return addnodes.pending_xref(
+            "", nodes.inline("", words), refdomain="std", reftype="doc", refexplicit=True,
+            reftarget=f"/book/{claim.chapter}", refdoc=self.env.docname,
+        )  # fmt: skip
+
+    def checked(self, claim) -> nodes.Node:
+        """A link to the cell that made the check."""
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, f"book/{claim.chapter}")
+        uri += f"#{claims.anchor_of_check(claim.id)}"
+        return nodes.reference("", f"a cell of {claim.chapter}", refuri=uri, internal=True)
+
+    def recorded(self, claim) -> list[nodes.Node]:
+        """The recorded runs that a check reads, to be downloaded, and their seeds."""
+        body: list[nodes.Node] = []
+        for name in checking.records_of(claim.id):
+            if not (RESULTS / name).exists():  # it waits for its first run
+                continue
+            body += [nodes.Text("; ")] if body else []
+            link = addnodes.download_reference(
+                "", "", nodes.literal("", name), reftarget=f"/results/{name}",
+                refdoc=self.env.docname,
+            )  # fmt: skip
+            body += [link, nodes.Text(f", {recorded(name)}")]
+        return body
+
     def facts(self, claim, report) -> nodes.field_list:
         listed = nodes.field_list()
         rows = [("In the paper", claim.place), ("Check", claim.check)]
         if claim.criterion:
             rows.append(("Wanted", f"{claim.criterion}: {claim.reason}"))
+        if claim.published:
+            rows.append(("Published", f"{claim.published} ({claim.published_how})"))
         if report:
             rows.append(("Measured", f"{report.measured} {report.detail}".strip()))
             versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
@@ -86,22 +133,20 @@ class Row(SphinxDirective):
         for name, reason in (("Known miss", claim.known_miss), ("Why not", claim.out_of_scope)):
             if reason:
                 rows.append((name, reason))
-        rows.append(("Chapter, scale", f"{claim.chapter}, {claim.scale}"))
-        for name, value in rows:
-            body = nodes.paragraph("", "", *self.text(value))
-            if name == "Chapter, scale" and f"book/{claim.chapter}" in self.env.found_docs:
-                link = addnodes.pending_xref(
-                    "", nodes.inline("", claim.chapter), refdomain="std", reftype="doc",
-                    refexplicit=True, reftarget=f"/book/{claim.chapter}", refdoc=self.env.docname,
-                )  # fmt: skip
-                body = nodes.paragraph("", "", link, nodes.Text(f", {claim.scale}"))
-            listed += nodes.field("", nodes.field_name("", name), nodes.field_body("", body))
+        fields = [(name, self.text(value)) for name, value in rows]
+        where = [self.page(claim, claim.chapter), nodes.Text(f", {claim.scale}")]
+        fields.append(("Chapter, scale", where))
+        if report:
+            alone = nodes.literal("", f"python -m samkit check {claim.id}")
+            fields.append(("Checked in", [self.checked(claim), nodes.Text("; alone: "), alone]))
+        if claim.tolerance is not None and (record := self.recorded(claim)):
+            fields.append(("Recorded runs", record))
         if claim.needs:
-            body = nodes.paragraph()
-            for id_ in claim.needs:
-                body += [self.link(id_), nodes.Text(" ")]
-            name = nodes.field_name("", "Rests on")
-            listed += nodes.field("", name, nodes.field_body("", body))
+            links = [part for id_ in claim.needs for part in (self.link(id_), nodes.Text(" "))]
+            fields.append(("Rests on", links))
+        for name, parts in fields:
+            body = nodes.field_body("", nodes.paragraph("", "", *parts))
+            listed += nodes.field("", nodes.field_name("", name), body)
         return listed
 
 

@@ -1,7 +1,8 @@
 """From records to a table: one row for each setting, means over seeds with 95 % intervals.
 
-``by_setting`` makes the rows, ``text`` prints them, ``paired`` compares two settings. A comparison
-of seeds too few to have an interval is from -inf to inf: the ledger calls that INCONCLUSIVE.
+``by_setting`` makes the rows, ``text`` prints them, ``paired`` compares two settings,
+``prediction_interval`` says where a rerun should end. A comparison of seeds too few to have an
+interval is from -inf to inf: the ledger calls that INCONCLUSIVE.
 """
 
 from __future__ import annotations
@@ -32,6 +33,20 @@ def bounds(values: Sequence[float]) -> tuple[float, float]:
     """The ends of the mean's 95 % interval; -inf and inf for a single value."""
     mean, half = interval(values)
     return (-math.inf, math.inf) if math.isnan(half) else (mean - half, mean + half)
+
+
+def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
+    r"""Where one more run of the same setting is expected, with probability 95 %: (low, high).
+
+    :math:`\bar x \pm t_{0.975,\,n-1}\, s \sqrt{1 + 1/n}` from n earlier runs: wider than
+    :func:`interval`, which is for their mean. A rerun outside is not the same experiment. Raises
+    ValueError for fewer than two values.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"a prediction needs at least two earlier runs, not {n}")
+    mean, half = interval(values)
+    return mean - half * (n + 1) ** 0.5, mean + half * (n + 1) ** 0.5
 
 
 def by_setting(

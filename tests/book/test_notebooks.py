@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from tools import notebooks
+from tools.book import BuildFailed
 
 CHAPTERS = pytest.mark.parametrize("page", notebooks.chapters(), ids=lambda page: page.stem)
 
@@ -103,6 +104,16 @@ def test_the_first_cell_in_colab(first_cell, tmp_path, monkeypatch):
     assert called == ["widgets"]
     (tmp_path / "samkit-book").mkdir()
     assert first_cell() == [install]
+
+
+def test_what_is_published_elsewhere_than_the_notebooks_say_is_not_published(monkeypatch):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    notebooks.check()
+    monkeypatch.setenv("GITHUB_REPOSITORY", notebooks.repository().split("github.com/")[1])
+    notebooks.check()
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/else")
+    with pytest.raises(BuildFailed, match=r"this is someone/else: correct it .*\[project\.urls\]"):
+        notebooks.check()
 
 
 def run_nbval(path):

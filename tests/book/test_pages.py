@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 import samkit
+from book._ext import launch_buttons
 from samkit import claims
-from tools import book, browser
+from tools import book, browser, notebooks
 
 PAGES = [page.relative_to(book.ROOT).with_suffix(".html").as_posix() for page in book.toc_pages()]
 
@@ -88,7 +89,9 @@ def test_page(page, site, path):
     assert page.locator("script[type*='jupyter.widget']").count() == 0
     for name in page.eval_on_selector_all("[data-samkit-figure]", "all => all.map(el => el.id)"):
         page.wait_for_selector(f"[id='{name}'][data-mounted] .samkit-interactive")
-    assert browser.accessibility_faults(page) == []
+    # the colours alone depend on the scheme
+    rules = ["color-contrast"] if page.scheme == "dark" else None
+    assert browser.accessibility_faults(page, rules) == []
 
 
 @pytest.mark.parametrize("page", ["dark"], indirect=True)
@@ -105,6 +108,26 @@ def test_every_figure_leads_to_its_code(page, site, path):
         page.keyboard.press("Enter")
         expect(code).to_be_visible()
         expect(code).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_chapter_has_buttons_that_open_its_notebook_elsewhere(page, site, path):
+    page.goto(site + path)
+    buttons = page.locator(".dropdown-launch-buttons")
+    links = launch_buttons.links(path.removesuffix(".html"))
+    is_chapter = (book.ROOT / path).with_suffix(".md") in notebooks.chapters()
+    assert bool(links) == is_chapter == buttons.count()
+    if is_chapter:
+        buttons.get_by_role("button", name="Run this chapter").click()
+        for name, url in links.items():
+            link = buttons.get_by_role("link", name=name)
+            expect(link).to_have_attribute("href", url)
+            picture = link.get_by_role("img")
+            expect(picture).to_be_visible()
+            assert picture.evaluate("img => img.complete && img.naturalWidth > 0")
+        # the colours alone depend on the scheme
+    rules = ["color-contrast"] if page.scheme == "dark" else None
+    assert browser.accessibility_faults(page, rules) == []
 
 
 @pytest.mark.parametrize("page", ["dark"], indirect=True)
@@ -221,7 +244,22 @@ def test_the_ledger_shows_the_verdicts_that_the_chapters_reported(chromium, site
     row = tab.locator("[id='claim-fig06-digits']")
     assert row.locator(".verdict").inner_text() == "PASS"
     assert "at most 1e-06" in row.inner_text()
+    assert "outputs stored in the authors' notebook" in row.inner_text()
+    assert "python -m samkit check fig06.digits" in row.inner_text()
+    cell = row.get_by_role("link", name="a cell of 06-sparse-regression")
+    assert cell.get_attribute("href").endswith("06-sparse-regression.html#checked-fig06-digits")
+    recorded = tab.locator("[id='claim-fig12-mnist1d-rise']")
+    assert "fig12_label_noise-laptop.jsonl, 5 seeds" in recorded.inner_text()
     tab.close()
+
+
+def test_every_row_with_a_verdict_is_among_those_that_a_mutant_turned(chromium, site):
+    tab = chromium.new_page()
+    tab.goto(site + "book/mutants.html")
+    shown = set(tab.locator(".mutants td:first-of-type code").all_inner_texts())
+    tab.close()
+    rows = claims.ledger().values()
+    assert shown >= {c.id for c in rows if c.tolerance is not None and c.scale != "paper"}
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if re.match(r"book/\d", path)])

@@ -236,7 +236,11 @@ def test_the_barrier_is_what_the_line_rises_above_its_higher_end():
     line = {"t": [-0.5, 0.0, 0.5, 1.0, 1.5], "train_loss": [9.0, 1.0, 5.0, 2.0, 9.0]}
     errors = [0.5] * 50
     errors[config.recipes[0].epochs - 1] = 0.4
-    metrics = {"test_error": 0.3, "line": line, "history": {"test_error": errors}}
+    metrics = {
+        "test_error": 0.3,
+        "line": line,
+        "history": {"epoch": [*range(1, 101)], "test_error": errors},
+    }
     record = {"config": records.plain(config), "seed": 0, "metrics": metrics}
     (row,) = fig08_fine_tuning.summary([record])
     assert (row["barrier"], row["first"], row["test error"]) == (3.0, 0.4, 0.3)

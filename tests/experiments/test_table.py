@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from samkit.experiments.table import bounds, by_setting, interval, paired, text
+from samkit.experiments.table import (
+    bounds,
+    by_setting,
+    interval,
+    paired,
+    prediction_interval,
+    text,
+)
 
 
 def test_the_interval_is_that_of_the_t_test():
@@ -94,3 +101,16 @@ def test_a_paired_difference_is_that_of_the_paired_t_test():
     runs.append(runs[0])
     with pytest.raises(ValueError, match="two runs of seed 0 are picked"):
         compare("SAM", "ERM")
+
+
+def test_a_prediction_interval_holds_95_percent_of_reruns_and_is_wider_than_that_of_the_mean():
+    draws = np.random.default_rng(0).normal(2.0, 3.0, size=(4000, 6))
+    held = 0
+    for *earlier, rerun in draws:
+        low, high = prediction_interval(earlier)
+        held += low <= rerun <= high
+        mean, half = interval(earlier)
+        assert low < mean - half and mean + half < high
+    assert held / len(draws) == pytest.approx(0.95, abs=0.015)
+    with pytest.raises(ValueError, match="at least two earlier runs, not 1"):
+        prediction_interval([1.0])

@@ -1,0 +1,84 @@
+"""`{mutants}`: the table of deliberate faults and the rows of the ledger that they turn red."""
+
+from __future__ import annotations
+
+import html
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from samkit import claims
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:  # Sphinx does not run in the root
+    sys.path.append(str(ROOT))
+
+from ledger_pages import anchor, css_class  # noqa: E402
+
+from tools import mutants  # noqa: E402
+
+
+def outcome(entry: dict) -> str:
+    """What a check said, as HTML: its badge and the measurement, or the exception."""
+    if "error" in entry:
+        return f"raises <code>{html.escape(entry['error'].split(':')[0])}</code>"
+    verdict = claims.Verdict(entry["verdict"])
+    badge = f'<span class="verdict {css_class(verdict)}">{verdict}</span>'
+    return f"{badge} {html.escape(entry['measured'])}"
+
+
+class MutantsDirective(SphinxDirective):
+    """A line of counts, the rows that need words, and the table."""
+
+    def run(self):
+        found, catalogue = mutants.load(), mutants.catalogue()
+        ledger = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
+        if missing := [id_ for id_ in (mutants.WITHOUT, *catalogue) if id_ not in found]:
+            raise self.error(
+                f"results/mutants.json lacks {', '.join(missing)}: python -m tools.mutants run"
+            )
+        control = found[mutants.WITHOUT]["rows"]
+
+        def link(row: str) -> str:
+            return f'<a href="{ledger}#{anchor(row)}"><code>{html.escape(row)}</code></a>'
+
+        lines, turned = [], {}
+        for id_, mutant in catalogue.items():
+            rows = [(row, e) for row, e in found[id_]["rows"].items() if e["red"]]
+            for row, _ in rows:
+                turned.setdefault(row, []).append(mutant)
+            for number, (row, entry) in enumerate(rows):
+                head = ""
+                if number == 0:
+                    head = (
+                        f'<th scope="rowgroup" rowspan="{len(rows)}" id="mutant-{anchor(id_)}">'
+                        f"{html.escape(mutant.fault)} <code>{html.escape(mutant.file)}</code></th>"
+                    )
+                lines.append(
+                    f"<tr>{head}<td>{link(row)}</td><td>{outcome(control[row])}</td>"
+                    f"<td>{outcome(entry)}</td></tr>"
+                )
+        own = [row for row, by in turned.items() if all(mutant.in_chapter for mutant in by)]
+        left = [row for row in mutants.rows_with_verdict() if row not in turned]
+        dates = sorted({entry["date"] for entry in found.values()})
+        words = [
+            f"<p>{len(catalogue)} mutants, run from {dates[0]} to {dates[-1]}; {len(turned)} of "
+            f"{len(turned) + len(left)} rows with a verdict turned red.</p>",
+            "<p>Rows that no mutant turned: " + (", ".join(map(link, left)) or "none") + ".</p>",
+            "<p>Rows whose formula stands in the chapter and not in samkit, so that only a fault "
+            "in the chapter turned them: " + (", ".join(map(link, own)) or "none") + ".</p>",
+        ]
+        table = (
+            '<div class="mutants" tabindex="0" role="region" aria-label="Mutants and rows"><table>'
+            '<thead><tr><th scope="col">Fault</th><th scope="col">Row</th>'
+            '<th scope="col">Without it</th><th scope="col">With it</th></tr></thead>'
+            f"<tbody>{''.join(lines)}</tbody></table></div>"
+        )
+        return [nodes.raw("", "".join([*words, table]), format="html")]
+
+
+def setup(app):
+    app.add_directive("mutants", MutantsDirective)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,281 @@
+"""Deliberate faults: does each check of the ledger notice one? `python -m tools.mutants run`.
+
+tests/mutants.toml lists the mutants: a file of samkit or a chapter, an expression of it, what is
+put in its place, and the rows that must turn red. For each of them a process of its own imports
+samkit with the changed text and checks the rows as `python -m samkit check` does. A row is red when
+the check stops the build: a verdict that the row does not allow, or an exception. Before that all
+rows are checked without a fault: the control.
+
+Results go to results/mutants.json, one mutant after the other: a run that is interrupted goes on
+where it stopped, and what has not changed is not run again. `run ID ...` runs these mutants alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CATALOGUE = ROOT / "tests" / "mutants.toml"
+RECORD = "mutants"
+LIMIT = 600  # seconds for one mutant
+WITHOUT = "control"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: in ``file`` each of ``old`` is replaced by its ``new``; ``rows`` must turn red."""
+
+    id: str
+    fault: str
+    file: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    rows: tuple[str, ...]
+
+    def applied(self, text: str) -> str:
+        """The text with the fault; ValueError where an expression is not there exactly once."""
+        for old, new in zip(self.old, self.new, strict=True):
+            if (count := text.count(old)) != 1:
+                raise ValueError(
+                    f"mutant {self.id}: {old!r} is there {count} times in {self.file}, not once: "
+                    "write in tests/mutants.toml what stands there now"
+                )
+            text = text.replace(old, new)
+        return text
+
+    @property
+    def in_chapter(self) -> bool:
+        """Is the fault in a chapter, whose own code the row measures, and not in samkit?"""
+        return self.file.startswith("book/")
+
+
+def catalogue() -> dict[str, Mutant]:
+    """The mutants by id, in the order of the file."""
+    found: dict[str, Mutant] = {}
+    for entry in tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))["mutant"]:
+        changes = entry.pop("changes")
+        parts = {"old": tuple(old for old, _ in changes), "new": tuple(new for _, new in changes)}
+        mutant = Mutant(**entry | parts | {"rows": tuple(entry["rows"])})
+        if mutant.id in found:
+            raise ValueError(f"mutant {mutant.id} is there twice")
+        found[mutant.id] = mutant
+    return found
+
+
+def rows_with_verdict() -> list[str]:
+    """The rows that a chapter checks, but for those that wait for runs at the paper's size."""
+    from samkit import claims
+
+    rows = claims.ledger().values()
+    return [row.id for row in rows if row.tolerance is not None and row.scale != "paper"]
+
+
+def control() -> Mutant:
+    """No fault, all rows."""
+    return Mutant(WITHOUT, "none", "samkit/__init__.py", (), (), tuple(rows_with_verdict()))
+
+
+@cache
+def needed(row: str) -> str:
+    """What a row's check consists of, as text: its statements and its tolerance."""
+    import ast
+
+    from samkit import checking, claims, slicing
+
+    where = checking.find(row)
+    positions = slicing.with_assertions(where.program, [where.checks[row]])
+    code = [ast.unparse(where.program[position].node) for position in positions]
+    return "\n".join([*code, claims.ledger()[row].criterion])
+
+
+def fingerprint(mutant: Mutant) -> str:
+    """Changes when the fault, its file, or the statements or tolerance of one of its rows do.
+
+    It does not follow what the statements call in samkit: `run --again` repeats everything.
+    """
+    parts = [mutant.id, *mutant.old, *mutant.new, *map(needed, mutant.rows)]
+    if mutant.old and not mutant.in_chapter:
+        parts.append((ROOT / mutant.file).read_text(encoding="utf-8"))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+# --- in the process of a mutant -------------------------------------------------------------------
+
+
+class _Changed(importlib.machinery.SourceFileLoader):
+    """Loads a module from a changed text, and leaves Python's cache of it alone."""
+
+    mutant: Mutant
+
+    def get_code(self, fullname):
+        text = self.mutant.applied(Path(self.path).read_text(encoding="utf-8"))
+        return compile(text, self.path, "exec", dont_inherit=True)
+
+
+class _Finder:
+    """Finds the one module that a mutant changes."""
+
+    def __init__(self, mutant: Mutant):
+        name = mutant.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        self.mutant, self.name = mutant, name
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self.name:
+            return None
+        file = str(ROOT / self.mutant.file)
+        loader = _Changed(fullname, file)
+        loader.mutant = self.mutant
+        return importlib.util.spec_from_file_location(fullname, file, loader=loader)
+
+
+def outcomes(mutant: Mutant, rows: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Row -> "verdict", "measured", "red", and "error" where an exception came before a report."""
+    if not mutant.in_chapter:
+        sys.meta_path.insert(0, _Finder(mutant))
+    from samkit import checking, claims
+
+    by_chapter: dict[str, list[str]] = {}
+    for row in rows:
+        by_chapter.setdefault(claims.find(row).chapter, []).append(row)
+    found: dict[str, dict[str, Any]] = {}
+    for name, some in by_chapter.items():
+        here = mutant.in_chapter and mutant.file == f"book/{name}.md"
+        where = checking.chapter(name, mutant.applied if here else str)
+        for row, outcome in checking.execute(where, some).items():
+            entry: dict[str, Any] = {"red": not outcome.expected}
+            if outcome.report:
+                entry |= {
+                    "verdict": str(outcome.report.verdict),
+                    "measured": outcome.report.measured,
+                }
+            else:
+                first = str(outcome.error).strip().split("\n")[0][:120]
+                entry["error"] = f"{type(outcome.error).__name__}: {first}"
+            found[row] = entry
+    return {row: found[row] for row in rows}
+
+
+def one(mutant_id: str) -> None:
+    """Prints the outcomes of a mutant as JSON, and nothing else."""
+    mutant = control() if mutant_id == WITHOUT else catalogue()[mutant_id]
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = outcomes(mutant, mutant.rows)
+    print(json.dumps(found))
+
+
+# --- the runner -----------------------------------------------------------------------------------
+
+
+def run_one(mutant: Mutant, limit: float = LIMIT) -> dict[str, Any]:
+    """Runs a mutant in its process: one entry of the record."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, **dict.fromkeys(threads, "1"), "MPLBACKEND": "agg"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        if "kernel" in mutant.file:  # numba's cache would not see the change
+            environment["NUMBA_CACHE_DIR"] = folder
+        command = [sys.executable, "-m", "tools.mutants", "one", mutant.id]
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"mutant {mutant.id}: not done after {limit:.0f} s") from None
+    if done.returncode:
+        raise RuntimeError(f"mutant {mutant.id} could not be run:\n{done.stderr[-2000:]}")
+    from samkit.claims import versions
+
+    return {
+        "fingerprint": fingerprint(mutant),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "rows": json.loads(done.stdout),
+    }
+
+
+def load() -> dict[str, Any]:
+    """The record: mutant or "control" -> its entry; empty where there is none yet."""
+    from samkit import records
+
+    try:
+        return records.load(RECORD)
+    except FileNotFoundError:
+        return {}
+
+
+def run(chosen: Iterable[str] = (), again: bool = False) -> list[str]:
+    """Runs what is not recorded; returns what is wrong with the record, as :func:`faults`."""
+    from samkit import records
+
+    mutants = {WITHOUT: control(), **catalogue()}
+    if unknown := set(chosen) - set(mutants):
+        raise SystemExit(f"there are no mutants {sorted(unknown)}")
+    found = {id_: entry for id_, entry in load().items() if id_ in mutants}
+    for id_ in chosen or mutants:  # before any is run
+        mutants[id_].applied((ROOT / mutants[id_].file).read_text(encoding="utf-8"))
+    for id_ in chosen or mutants:
+        fresh = id_ in found and found[id_]["fingerprint"] == fingerprint(mutants[id_])
+        if fresh and not again:
+            continue
+        entry = found[id_] = run_one(mutants[id_], limit=10 * LIMIT if id_ == WITHOUT else LIMIT)
+        red = sum(row["red"] for row in entry["rows"].values())
+        print(f"{id_}: {red} of {len(entry['rows'])} red, {entry['seconds']} s", flush=True)
+        records.save(RECORD, {name: found[name] for name in mutants if name in found})
+    return faults(found)
+
+
+def faults(record: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a record: sentences, none if every row has a mutant that turned it."""
+    wrong, mutants = [], {WITHOUT: control(), **catalogue()}
+    turned: set[str] = set()
+    for id_, mutant in mutants.items():
+        if id_ not in record:
+            wrong.append(f"{id_} has not been run: python -m tools.mutants run")
+            continue
+        if record[id_]["fingerprint"] != fingerprint(mutant):
+            wrong.append(f"{id_} was run with other sources: python -m tools.mutants run")
+        for row in mutant.rows:
+            red = record[id_]["rows"].get(row, {}).get("red")
+            if red is (id_ == WITHOUT):
+                wrong.append(f"{id_}: {row} is {'red' if red else 'not red'}")
+        if id_ != WITHOUT:
+            turned |= {row for row, entry in record[id_]["rows"].items() if entry["red"]}
+    wrong += [f"no mutant turns {row}" for row in rows_with_verdict() if row not in turned]
+    return wrong
+
+
+def main(arguments: Sequence[str]) -> int:
+    match arguments:
+        case ["one", mutant_id]:
+            one(mutant_id)
+            return 0
+        case ["run", *chosen]:
+            wrong = run([id_ for id_ in chosen if id_ != "--again"], "--again" in chosen)
+            print("\n".join(wrong) or "every row has a mutant that turns it red")
+            return 1 if wrong else 0
+    raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
