@@ -244,7 +244,7 @@ def test_the_ledger_shows_the_verdicts_that_the_chapters_reported(chromium, site
     row = tab.locator("[id='claim-fig06-digits']")
     assert row.locator(".verdict").inner_text() == "PASS"
     assert "at most 1e-06" in row.inner_text()
-    assert "outputs stored in the authors' notebook" in row.inner_text()
+    assert "outputs stored in the authors’ notebook" in row.inner_text()
     assert "python -m samkit check fig06.digits" in row.inner_text()
     cell = row.get_by_role("link", name="a cell of 06-sparse-regression")
     assert cell.get_attribute("href").endswith("06-sparse-regression.html#checked-fig06-digits")
