@@ -6,11 +6,11 @@ CONSTRAINTS ?= -c constraints.txt
 STAMPS := _build/stamps
 SAMKIT := $(shell find samkit -type f -not -name '*.pyc' -not -name '*.nb[ci]')
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-RESULTS := $(filter-out results/mutants.json, $(wildcard results/*.json*))
+RESULTS := $(filter-out results/mut%.json, $(wildcard results/*.json*))
 COLAB_PYTHON ?= python3.13
 COLAB_PACKAGES ?= tests/colab/packages.txt
 
-.PHONY: book gate serve test lint unit coverage notebooks colab pages mutants links bench clean
+.PHONY: book gate serve test lint unit coverage notebooks colab pages mutants mutation links bench clean
 
 book: $(VENV)/installed  ## execute the chapters and build the pages into _build/html
 	$(PY) -m tools.book build
@@ -62,6 +62,10 @@ links: book  ## every link out of the book leads somewhere; needs a network
 
 mutants: $(VENV)/installed  ## inject the faults of tests/mutants.toml, into results/mutants.json
 	$(PY) -m tools.mutants run
+
+mutation: $(VENV)/installed  ## random small faults in the core modules, into results/mutation_score.json
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[mutation]'
+	$(PY) -m tools.mutation_score
 
 bench: $(VENV)/installed  ## speed, as ratios against named peers; all but the first two write results/
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[bench]'

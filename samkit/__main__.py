@@ -7,6 +7,7 @@ Many runs at a time: ``--jobs`` on this machine, ``--dask`` on a cluster. One ru
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,9 @@ def _list() -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    # before torch is imported: a second thread gains nothing on small networks, and waits long
+    # where a core is busy
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from samkit import checking
 
     if not options.rows and not options.all:

@@ -171,3 +171,45 @@ def test_sparse_gradients_equal_dense_ones(name):
     assert found[0].is_sparse
     for a, b in zip(found, true, strict=True):
         assert torch.allclose(a.to_dense(), b, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("radii", "same"),
+    [
+        ([0.3, 0.3, 0.3], True),
+        ([1e3, float("1e3"), 1000], True),
+        ([0.3, 0.3, 0.1], False),
+        ([0.3, 0.3, 0.7], False),
+        ([0.1, 0.3, 0.3], False),
+        ([torch.ones(2), torch.ones(2)], False),
+        ([0.3, torch.tensor(0.3)], False),
+    ],
+)
+def test_one_factor_serves_equal_numbers_only(radii, same):
+    assert perturb.one(radii) is same
+
+
+def test_one_parameter_alone_moves_as_well():
+    g = [torch.tensor([3.0, 4.0])]
+    torch.testing.assert_close(perturb.unnormalized(g, [0.5], [0.5]), [0.5 * g[0]])
+    torch.testing.assert_close(perturb.sam(g, [0.5]), [0.1 * g[0]])
+
+
+def test_a_vector_of_weights_with_a_sparse_gradient_has_its_own_radii():
+    g, T = torch.tensor([0.0, 2.0, 0.0]), torch.tensor([1.0, 3.0, 5.0])
+    (got,) = perturb.times([g.to_sparse()], [T])
+    assert got.is_sparse and torch.equal(got.to_dense(), g * T)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: perturb.radii(W, [0.3], eta=0.1),
+        lambda: perturb.times(G, [0.3, 0.1]),
+        lambda: perturb.unnormalized(G, [0.3, 0.1, 0.1], [0.3, 0.1]),
+        lambda: perturb.ascend(G, G[:2], [0.3] * 3),
+    ],
+)
+def test_lists_of_other_lengths_are_refused(call):
+    with pytest.raises(ValueError, match="zip"):
+        call()

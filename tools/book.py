@@ -44,7 +44,9 @@ EXECUTED = BUILD / "executed"
 HTML = BUILD / "html"
 CACHE = BUILD / ".jupyter_cache"
 STAMP = BUILD / "stamps" / "book"
-MUTANTS = "results/mutants.json"  # which no chapter reads, but a page shows
+MUTANTS = [  # which no chapter reads, but a page shows
+    ROOT / "results" / f"{record}.json" for record in ("mutants", "mutation_score")
+]
 FINGERPRINT = "samkit_fingerprint"
 IGNORED = {"__pycache__", ".ipynb_checkpoints", "checkpoints"}
 WEIGHT = 500_000  # bytes that a page may load, compressed, without MathJax
@@ -92,7 +94,7 @@ def environment() -> str:
 
 def fingerprint(page: Path) -> str:
     """Changes whenever the page must be executed again."""
-    results = [path for path in sorted((ROOT / "results").glob("*")) if path != ROOT / MUTANTS]
+    results = [path for path in sorted((ROOT / "results").glob("*")) if path not in MUTANTS]
     return hashlib.sha256(
         (digest([page, ROOT / "samkit", *results, SELF]) + environment()).encode()
     ).hexdigest()
@@ -117,7 +119,7 @@ def kept_execution(page: Path):
     return notebook if notebook.metadata.get(FINGERPRINT) == fingerprint(page) else None
 
 
-async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
+async def execute(page: Path, turn: asyncio.Semaphore) -> None:
     """Run a page's cells with a line of progress each; write the result only if all went well."""
     async with turn:
         print(f"{page.stem}: executing", flush=True)
@@ -144,7 +146,8 @@ async def execute(page: Path, turn: asyncio.Semaphore, threads: int) -> None:
         kernel_environment = {
             **os.environ,
             "SAMKIT_BOOK": "1",
-            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
+            # the networks are small: a second thread gains nothing, and waits where a core is busy
+            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         }
         async with client.async_setup_kernel(env=kernel_environment):
             try:
@@ -189,8 +192,7 @@ async def execute_stale(pages: list[Path]) -> None:
         return
     at_once = min(2, os.cpu_count() or 1, len(stale))
     turn = asyncio.Semaphore(at_once)
-    threads = max(1, (os.cpu_count() or 1) // at_once)
-    work = [execute(page, turn, threads) for page in stale]
+    work = [execute(page, turn) for page in stale]
     failures = [end for end in await asyncio.gather(*work, return_exceptions=True) if end]
     for failure in failures:
         if not isinstance(failure, BuildFailed):
@@ -326,7 +328,7 @@ def build() -> None:
     claims.collect(executed)
     settings = [ROOT / name for name in ("_config.yml", "_toc.yml", "pyproject.toml")]
     inputs = [ROOT / "book", ROOT / "samkit", *settings, EXECUTED]
-    inputs += [ROOT / MUTANTS, ROOT / "tests" / "mutants.toml"]
+    inputs += [*MUTANTS, ROOT / "tests" / "mutants.toml"]
     day = int(commit_time()) // 86400  # stands on every page
     state = f"{digest(inputs)}{environment()}\n{day}"
     fresh = STAMP.exists() and STAMP.read_bytes() == state.encode()

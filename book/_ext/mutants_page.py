@@ -1,4 +1,7 @@
-"""`{mutants}`: the table of deliberate faults and the rows of the ledger that they turn red."""
+"""`{mutants}`: the table of deliberate faults and the rows of the ledger that they turn red.
+
+`{mutation-score}`: how many random faults in samkit's core its tests notice, and the survivors.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if str(ROOT) not in sys.path:  # Sphinx does not run in the root
 
 from ledger_pages import anchor, css_class  # noqa: E402
 
-from tools import mutants  # noqa: E402
+from tools import mutants, mutation_score  # noqa: E402
 
 
 def outcome(entry: dict) -> str:
@@ -79,6 +82,44 @@ class MutantsDirective(SphinxDirective):
         return [nodes.raw("", "".join([*words, table]), format="html")]
 
 
+class MutationScoreDirective(SphinxDirective):
+    """A table of the core modules, and under each what its tests did not notice."""
+
+    def run(self):
+        found, lines, folds = mutation_score.load(), [], []
+        if missing := set(mutation_score.TESTS) - set(found):
+            raise self.error(
+                f"results/mutation_score.json lacks {', '.join(sorted(missing))}: make mutation"
+            )
+        for module, entry in found.items():
+            tried, survivors = entry["tried"], entry["survivors"]
+            noticed = tried - len(survivors)
+            name = f"<code>{html.escape(module)}</code>"
+            later = "" if entry["sources"] == mutation_score.sources(module) else " (changed since)"
+            lines.append(
+                f'<tr><th scope="row">{name}</th><td><code>{html.escape(entry["tests"])}</code>'
+                f"</td><td>{tried}</td><td>{noticed}</td><td>{noticed / tried:.0%}</td>"
+                f"<td>{entry['date']}{later}</td></tr>"
+            )
+            items = "".join(
+                f"<li>line {s['line']}: <code>{html.escape(s['old'])}</code> became "
+                f"<code>{html.escape(s['new'])}</code></li>"
+                for s in survivors
+            )
+            folds.append(
+                f"<details><summary>The {len(survivors)} survivors of {name}</summary>"
+                f"<ul>{items}</ul></details>"
+            )
+        table = (
+            '<div class="mutants" tabindex="0" role="region" aria-label="Mutation score"><table>'
+            '<thead><tr><th scope="col">Module</th><th scope="col">Its tests</th>'
+            '<th scope="col">Faults</th><th scope="col">Noticed</th><th scope="col">Score</th>'
+            f'<th scope="col">Tried</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        )
+        return [nodes.raw("", "".join([table, *folds]), format="html")]
+
+
 def setup(app):
     app.add_directive("mutants", MutantsDirective)
+    app.add_directive("mutation-score", MutationScoreDirective)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

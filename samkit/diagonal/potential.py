@@ -87,9 +87,8 @@ def least_entropy(X: np.ndarray, y: np.ndarray, alpha: float | np.ndarray) -> np
 
     with np.errstate(over="ignore", invalid="ignore"):  # trial steps that are turned down
         start = np.zeros(len(rows))
-        found = minimize(
-            dual, start, jac=excess, hess=curvature, method="trust-exact", options={"gtol": 1e-9}
-        )
+        close = {"gtol": 1e-11 * (np.linalg.norm(target) or 1)}
+        found = minimize(dual, start, jac=excess, hess=curvature, method="trust-ncg", options=close)
         nu = root(excess, found.x, jac=curvature, tol=1e-15).x  # the last digits
     beta = square * np.sinh(2 * nu @ rows)
     if not np.abs(X @ beta - y).max() <= 1e-10 * size:

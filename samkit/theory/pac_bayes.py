@@ -103,19 +103,21 @@ def published_form(
     n: int,
     rho: ArrayLike,
     delta: float,
+    factor: float = 4.0,
     constant: float = 5.0,
 ) -> Array:
-    r"""Theorem 1 as printed, with its O(1) made a number:
+    r"""Theorem 1 as printed, its factor 4 and its O(1) as parameters:
 
     .. math:: \max_{\|\epsilon\|\le\rho} L_S(w+\epsilon)
        + \sqrt{\frac{k\log\bigl(1 + \frac{\|w-w_0\|^2}{\rho^2}(1+\sqrt{\log(n)/k})^2\bigr)
          + 4\log(n/\delta) + O(1)}{n-1}}.
 
-    Never below :func:`worst_case_bound` with O(1) = 5 (proved in the chapter).
+    Never below :func:`worst_case_bound`, not even with factor 1 and O(1) = 5 (proved in the
+    chapter).
     """
     _check(n, delta)
     v = np.square(distance) / (k * np.square(noise_std(rho, k, n)))
-    inside = k * np.log1p(v) + 4 * np.log(n / delta) + constant
+    inside = k * np.log1p(v) + factor * np.log(n / delta) + constant
     return _loss(max_loss) + np.sqrt(inside / (n - 1))
 
 

@@ -79,7 +79,7 @@ def test_worst_case_is_random_bound_with_the_max_and_the_miss():
     assert v == pytest.approx(4.0 / (k * s**2), rel=1e-12)
 
 
-def test_published_form_is_implied_with_constant_five():
+def test_published_form_is_implied_even_with_factor_one_and_constant_five():
     rng = np.random.default_rng(2)
     for _ in range(5000):
         k, n = int(np.exp(rng.uniform(0, 15))), int(np.exp(rng.uniform(np.log(2), 15)))
@@ -87,7 +87,16 @@ def test_published_form_is_implied_with_constant_five():
         distance = np.exp(rng.uniform(-8, 8))
         loss = rng.uniform()
         ours = pb.worst_case_bound(loss, distance, **kwargs)
-        assert ours <= pb.published_form(loss, distance, **kwargs) + 1e-12
+        smaller = pb.published_form(loss, distance, **kwargs, factor=1.0)
+        assert ours <= smaller + 1e-12
+        assert smaller <= pb.published_form(loss, distance, **kwargs)
+
+
+def test_published_form_needs_its_constant():
+    setting = {"k": 16598, "n": 2, "rho": 65.0, "delta": 0.997}
+    ours = pb.worst_case_bound(0.0, 1e-3, **setting)
+    assert pb.published_form(0.0, 1e-3, **setting, constant=0.0) < ours
+    assert pb.published_form(0.0, 1e-3, **setting, constant=1.0) > ours
 
 
 def test_exponential_moment_behind_the_bound():
