@@ -1,3 +1,5 @@
+from dataclasses import FrozenInstanceError
+
 import nbformat
 import pytest
 
@@ -31,6 +33,9 @@ def row(monkeypatch):
         ("at most", 0.9, 1.1, "INCONCLUSIVE"),
         ("at most", float("nan"), float("nan"), "FAIL"),
         ("at least", 1.1, 1.3, "PASS"),
+        ("at least", 1.0, 1.0, "PASS"),
+        ("at least", 1.0, 1.3, "PASS"),
+        ("at least", 0.9, 1.0, "INCONCLUSIVE"),
         ("at least", 0.5, 0.9, "FAIL"),
         ("at least", 0.9, 1.1, "INCONCLUSIVE"),
         ("at least", float("nan"), 2.0, "FAIL"),
@@ -38,6 +43,25 @@ def row(monkeypatch):
 )
 def test_the_verdict_follows_from_the_tolerance(sense, low, high, verdict):
     assert Claim(**{**ROW, "sense": sense}).judge(low, high) == verdict
+
+
+def test_without_a_report_a_row_waits_or_is_out_of_scope():
+    assert Claim(**ROW).unchecked_verdict is Verdict.NOT_YET
+    assert Claim(**ROW, out_of_scope="why").unchecked_verdict is Verdict.OUT_OF_SCOPE
+
+
+def test_the_ledger_of_the_package_is_read_once():
+    rows = claims.ledger()
+    assert claims.find("objectives") is rows["objectives"]
+    assert claims.ledger() is rows
+
+
+def test_rows_and_reports_do_not_change():
+    with pytest.raises(FrozenInstanceError):
+        Claim(**ROW).tolerance = 2.0
+    report = claims.check("objectives", 0.0)
+    with pytest.raises(FrozenInstanceError):
+        report.verdict = Verdict.FAIL
 
 
 def test_a_failed_check_stops_the_cell(row):

@@ -55,18 +55,44 @@ def find_or_get() -> str:
     )
 
 
-def accessibility_faults(page, rules: list[str] | None = None) -> list[str]:
-    """What axe-core finds wrong with a page as it is, by these rules or all; a line an element."""
+# Contrast is the same where the colour, the size and the ground of words are: one element of each.
+DISTINCT = """() => {
+    const kinds = new Map(), clear = ["rgba(0, 0, 0, 0)", "transparent"];
+    for (const element of document.querySelectorAll("body *")) {
+        const words = [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+        if (!words || !element.checkVisibility({visibilityProperty: true})) continue;
+        const style = getComputedStyle(element), kind = [];
+        kind.push(style.color, style.fontSize, style.fontWeight, style.textShadow);
+        for (let ground = element; ground; ground = ground.parentElement) {
+            const {backgroundColor, backgroundImage, opacity} = getComputedStyle(ground);
+            if (opacity !== "1" || backgroundImage !== "none") kind.push(opacity, backgroundImage);
+            if (clear.includes(backgroundColor)) continue;
+            kind.push(backgroundColor);
+            if (!backgroundColor.startsWith("rgba")) break;
+        }
+        if (!kinds.has(`${kind}`)) kinds.set(`${kind}`, element);
+    }
+    return [...kinds.values()];
+}"""
+
+
+def accessibility_faults(page, *, colours_alone: bool = False) -> list[str]:
+    """What axe-core finds wrong with a page as it is, or with its contrasts; a line an element."""
     from axe_playwright_python.base import AXE_FILE_PATH
 
     page.evaluate(Path(AXE_FILE_PATH).read_text(encoding="utf-8"))
     # it loads nothing itself, and does not work out what nobody reads
-    options = {"preload": False, "resultTypes": ["violations"], "selectors": False}
-    options |= {"runOnly": rules} if rules else {}
-    found = page.evaluate("options => axe.run(document, options)", options)
+    common = {"preload": False, "resultTypes": ["violations"], "selectors": False}
+    contrast = common | {"runOnly": ["color-contrast"]}
+    include = page.evaluate_handle(DISTINCT)
+    run = "([include, options]) => axe.run(include ? {include} : document, options)"
+    found = page.evaluate(run, [include, contrast])["violations"]
+    if not colours_alone:
+        rest = common | {"rules": {"color-contrast": {"enabled": False}}}
+        found += page.evaluate(run, [None, rest])["violations"]
     return [
         f"{fault['id']}: {fault['help']}: {node['html'][:120]}"
-        for fault in found["violations"]
+        for fault in found
         for node in fault["nodes"]
     ]
 

@@ -108,7 +108,9 @@ def tally(dump: str) -> dict[str, Any]:
         tried += 1
         if result["test_outcome"] == "survived":
             diff = result["diff"].split("\n")[3:]
-            old, new = (next(x[1:].strip() for x in diff if x[:1] == sign) for sign in "-+")
+            old, new = (
+                " ".join(x[1:].strip() for x in diff if x[:1] == sign).strip() for sign in "-+"
+            )
             row = item["mutations"][0]["start_pos"][0]
             survivors.append({"line": row, "old": old, "new": new})
     return {"tried": tried, "survivors": sorted(survivors, key=lambda entry: entry["line"])}

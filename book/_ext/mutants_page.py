@@ -103,7 +103,7 @@ class MutationScoreDirective(SphinxDirective):
             )
             items = "".join(
                 f"<li>line {s['line']}: <code>{html.escape(s['old'])}</code> became "
-                f"<code>{html.escape(s['new'])}</code></li>"
+                + (f"<code>{html.escape(s['new'])}</code></li>" if s["new"] else "nothing</li>")
                 for s in survivors
             )
             folds.append(

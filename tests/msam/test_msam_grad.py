@@ -54,11 +54,21 @@ def test_nothing_to_train(problem):
 @pytest.mark.parametrize("m", [1, 5, None])
 def test_adds_to_the_gradients_that_are_there(problem, method, m):
     net, x, y = problem
-    true = dense(net, losses, x, y, rho=0.3, m=m or 12, decay=0.2)
+    true = dense(net, losses, x, y, rho=0.3, m=m or 12, decay=0.3)
     for p in net.parameters():
         p.grad = torch.ones_like(p)
-    msam_grad(net, losses, x, y, rho=0.3, m=m, weight_decay=0.2, method=method)
+    msam_grad(net, losses, x, y, rho=0.3, m=m, weight_decay=0.3, method=method)
     assert relative({k: g - 1 for k, g in grads(net).items()}, true) < 1e-12
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("m", [1, 5, None])
+def test_returns_the_mean_loss_where_the_weights_are(problem, method, m):
+    net, x, y = problem
+    expected = F.cross_entropy(net(x), y).detach()
+    found = msam_grad(net, losses, x, y, rho=0.3, m=m, weight_decay=0.3, method=method)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert not found.requires_grad
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -35,6 +35,13 @@ def test_survivors_are_listed_by_line_and_what_was_left_out_does_not_count():
     assert found["survivors"] == [{"line": 2, **survivor}, {"line": 36, **survivor}]
 
 
+def test_a_decorator_that_is_removed_leaves_nothing():
+    gone = json.loads(line("survived"))
+    gone[1]["diff"] = DIFF.partition(" def f")[0] + "-\n-@cache\n def f(a, b):\n"
+    (survivor,) = mutation_score.tally(json.dumps(gone))["survivors"]
+    assert (survivor["old"], survivor["new"]) == ("@cache", "")
+
+
 @pytest.mark.parametrize("untried", [line("incompetent"), '[{"job_id": "1"}, null]'])
 def test_what_was_not_tried_is_no_score(untried):
     with pytest.raises(RuntimeError, match="has not been tried"):
