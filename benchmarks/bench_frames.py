@@ -8,8 +8,6 @@ takes longer than a frame to compute is computed in slices, and the picture foll
 
 from __future__ import annotations
 
-from playwright.sync_api import sync_playwright
-
 from samkit import interactive
 from tools import browser
 from tools.interactive import serving
@@ -47,10 +45,7 @@ async ([name, frames]) => {
 
 
 def main() -> None:
-    with serving() as address, sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser.find_or_get(), args=["--no-sandbox"]
-        )
+    with serving() as address, browser.chromium() as chromium:
         print(f"Chromium {chromium.version}, ms from frame to frame")
         page = chromium.new_page()
         page.goto(address)
@@ -63,7 +58,6 @@ def main() -> None:
                     f"{name:16} {control:12} median {times[len(times) // 2]:5.1f}, "
                     f"longest {times[-1]:6.1f}, late {late:4.0%}, pictures {pictures}"
                 )
-        chromium.close()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -53,6 +54,31 @@ def find_or_get() -> str:
         "The pages cannot be tested: no Chromium or Chrome is here, apt could not install one and "
         "Playwright could not download one. Install one by hand, e.g. `apt-get install chromium`."
     )
+
+
+@contextmanager
+def chromium():
+    """A running browser that reaches this machine and no other."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        alone = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
+        quiet = ["--disable-background-networking", "--disable-quic"]
+        running = playwright.chromium.launch(
+            executable_path=find_or_get(), args=["--no-sandbox", alone, *quiet]
+        )
+        yield running
+        running.close()
+
+
+def watched(tab, site: str, kinds: tuple[str, ...] = ("error", "warning")) -> list[str]:
+    """What goes wrong in a tab from now on: exceptions, console messages, requests elsewhere."""
+    wrong: list[str] = []
+    local = (site, "data:", "blob:")
+    tab.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
+    tab.on("console", lambda m: wrong.append(m.text) if m.type in kinds else None)
+    tab.on("request", lambda r: None if r.url.startswith(local) else wrong.append(r.url))
+    return wrong
 
 
 # Contrast is the same where the colour, the size and the ground of words are: one element of each.

@@ -4,13 +4,13 @@ import re
 import threading
 from datetime import UTC, datetime
 from functools import cache
+from html.parser import HTMLParser
 from itertools import combinations
 from urllib.parse import unquote, urljoin, urlsplit
 
 import nbformat
 import pytest
-from bs4 import BeautifulSoup
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import samkit
 from book._ext import launch_buttons
@@ -30,13 +30,8 @@ def site():
 
 @pytest.fixture(scope="session")
 def chromium():
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=browser.find_or_get(),
-            args=["--no-sandbox", "--disable-background-networking", "--disable-quic"],
-        )
+    with browser.chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -44,23 +39,7 @@ def page(chromium, site, request):
     """A tab that fails the test on a console error or a request to elsewhere."""
     context = chromium.new_context(color_scheme=request.param, reduced_motion="reduce")
     tab = context.new_page()
-    wrong = []
-    tab.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
-    tab.on(
-        "console",
-        lambda message: (
-            wrong.append(message.text) if message.type in ("error", "warning") else None
-        ),
-    )
-
-    def only_local(route):
-        if route.request.url.startswith((site, "data:", "blob:")):
-            route.continue_()
-        else:
-            wrong.append(f"request to {route.request.url}")
-            route.abort()
-
-    context.route("**/*", only_local)
+    wrong = browser.watched(tab, site)
     tab.scheme = request.param
     yield tab
     context.close()
@@ -220,23 +199,37 @@ def test_a_page_that_is_not_there_leads_back_to_the_start(chromium, site, path):
     tab.close()
 
 
+class _Links(HTMLParser):
+    """The links of a page, those in drawings too, and the places that a link may name."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.places = [], set()
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if "id" in found:
+            self.places.add(found["id"])
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+
+
 def test_every_local_link_leads_somewhere():
     @cache
     def page(path):
-        """The links of a page, those in drawings too, and the places in it."""
-        found = BeautifulSoup((book.HTML / path).read_text(encoding="utf-8"), "html.parser")
-        places = {tag["id"] for tag in found.select("[id]")}
-        return [tag["href"] for tag in found.select("a[href]")], places
+        reader = _Links()
+        reader.feed((book.HTML / path).read_text(encoding="utf-8"))
+        return reader
 
     broken = []
     for path in PAGES:
-        for link in page(path)[0]:
+        for link in page(path).links:
             url = urlsplit(urljoin(f"http://site/{path}", link))
             if url.netloc != "site":
                 continue
             target, fragment = unquote(url.path).lstrip("/"), unquote(url.fragment)
             there = (book.HTML / target).is_file()
-            if not there or (fragment and fragment not in page(target)[1]):
+            if not there or (fragment and fragment not in page(target).places):
                 broken.append(f"{path}: {link}")
     assert broken == []
 

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from samkit import interactive
 from tools import browser
@@ -19,30 +18,15 @@ def site():
 
 @pytest.fixture(scope="module")
 def chromium():
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=browser.find_or_get(), args=["--no-sandbox"]
-        )
+    with browser.chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def tab(chromium, site):
     context = chromium.new_context(reduced_motion="reduce")
     page = context.new_page()
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
-    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
-
-    def only_local(route):
-        if route.request.url.startswith((site, "data:")):
-            route.continue_()
-        else:
-            wrong.append(f"request to {route.request.url}")
-            route.abort()
-
-    context.route("**/*", only_local)
+    wrong = browser.watched(page, site)
     yield page
     context.close()
     assert wrong == []

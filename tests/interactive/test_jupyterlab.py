@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import nbformat
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tools import browser
 from tools.book import ROOT
@@ -90,31 +90,14 @@ def _address(server, home):
 @pytest.fixture(scope="module")
 def notebook(lab):
     """The notebook in a tab, its kernel idle; fails on an error or a request to elsewhere."""
-    wrong = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser.find_or_get(), args=["--no-sandbox"]
-        )
-        context = chromium.new_context(reduced_motion="reduce")
-        tab = context.new_page()
-        tab.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
-        tab.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-        origin = lab.split("/lab")[0]
-
-        def only_local(route):
-            if route.request.url.startswith((origin, "data:", "blob:")):
-                route.continue_()
-            else:
-                wrong.append(f"request to {route.request.url}")
-                route.abort()
-
-        context.route("**/*", only_local)
+    with browser.chromium() as chromium:
+        tab = chromium.new_context(reduced_motion="reduce").new_page()
+        wrong = browser.watched(tab, lab.split("/lab")[0], kinds=("error",))
         with tab.expect_websocket(lambda socket: "/api/kernels/" in socket.url):
             tab.goto(lab)
         tab.wait_for_selector(".jp-CodeCell")
         tab.wait_for_selector("[data-status=idle]", state="attached")
         yield tab
-        chromium.close()
     assert wrong == []
 
 
