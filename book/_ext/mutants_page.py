@@ -97,8 +97,8 @@ class MutationScoreDirective(SphinxDirective):
             name = f"<code>{html.escape(module)}</code>"
             later = "" if entry["sources"] == mutation_score.sources(module) else " (changed since)"
             lines.append(
-                f'<tr><th scope="row">{name}</th><td><code>{html.escape(entry["tests"])}</code>'
-                f"</td><td>{tried}</td><td>{noticed}</td><td>{noticed / tried:.0%}</td>"
+                f'<tr><th scope="row">{name} <code>{html.escape(entry["tests"])}</code></th>'
+                f"<td>{tried}</td><td>{noticed}</td><td>{noticed / tried:.0%}</td>"
                 f"<td>{entry['date']}{later}</td></tr>"
             )
             items = "".join(
@@ -112,7 +112,7 @@ class MutationScoreDirective(SphinxDirective):
             )
         table = (
             '<div class="mutants" tabindex="0" role="region" aria-label="Mutation score"><table>'
-            '<thead><tr><th scope="col">Module</th><th scope="col">Its tests</th>'
+            '<thead><tr><th scope="col">Module and its tests</th>'
             '<th scope="col">Faults</th><th scope="col">Noticed</th><th scope="col">Score</th>'
             f'<th scope="col">Tried</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         )
