@@ -63,7 +63,7 @@ links: book  ## every link out of the book leads somewhere; needs a network
 mutants: $(VENV)/installed  ## inject the faults of tests/mutants.toml, into results/mutants.json
 	$(PY) -m tools.mutants run
 
-mutation: $(VENV)/installed  ## random small faults in the core modules, into results/mutation_score.json
+mutation: $(VENV)/installed  ## small mechanical faults in the core modules, into results/mutation_score.json
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[mutation]'
 	$(PY) -m tools.mutation_score
 

@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import distributions
@@ -146,18 +147,22 @@ async def execute(page: Path, turn: asyncio.Semaphore) -> None:
         kernel_environment = {
             **os.environ,
             "SAMKIT_BOOK": "1",
-            # the networks are small: a second thread gains nothing, and waits where a core is busy
+            # a second thread gains little on small networks, and costs much where a core is busy
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         }
-        async with client.async_setup_kernel(env=kernel_environment):
-            try:
-                for index, cell in enumerate(notebook.cells):
-                    await client.async_execute_cell(cell, index)
-            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-                raise BuildFailed(
-                    f"\n{page.relative_to(ROOT)} failed: mend the chapter, or what the error below "
-                    f"names.\n{error}"
-                ) from None
+        # what the kernel itself says matters if it dies, not when it is told to stop
+        with tempfile.TemporaryFile() as words:
+            async with client.async_setup_kernel(env=kernel_environment, stderr=words):
+                try:
+                    for index, cell in enumerate(notebook.cells):
+                        await client.async_execute_cell(cell, index)
+                except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                    words.seek(0)
+                    last = words.read().decode(errors="replace")[-2000:]
+                    raise BuildFailed(
+                        f"\n{page.relative_to(ROOT)} failed: mend the chapter, or what the error "
+                        f"below names.\n{error}\n{last}"
+                    ) from None
         for cell in notebook.cells:
             for output in cell.get("outputs", ()):
                 if output.get("name") == "stderr":

@@ -85,7 +85,8 @@ def watched(tab, site: str, kinds: tuple[str, ...] = ("error", "warning")) -> li
 DISTINCT = """() => {
     const kinds = new Map(), clear = ["rgba(0, 0, 0, 0)", "transparent"];
     for (const element of document.querySelectorAll("body *")) {
-        const words = [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+        const words = element.matches("input, select, textarea") ||
+            [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim());
         if (!words || !element.checkVisibility({visibilityProperty: true})) continue;
         const style = getComputedStyle(element), kind = [];
         kind.push(style.color, style.fontSize, style.fontWeight, style.textShadow);

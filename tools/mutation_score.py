@@ -1,4 +1,4 @@
-"""Random small faults in samkit's core: do its tests notice? `python -m tools.mutation_score`.
+"""Small mechanical faults in samkit's core: do its tests notice? `python -m tools.mutation_score`.
 
 cosmic-ray changes one operator, number, comparison, decorator or loop of a module at a time. A
 change that lets the module's tests pass is a survivor; the score is the share of the others.

@@ -1,6 +1,6 @@
 """`{mutants}`: the table of deliberate faults and the rows of the ledger that they turn red.
 
-`{mutation-score}`: how many random faults in samkit's core its tests notice, and the survivors.
+`{mutation-score}`: how many mechanical faults in samkit's core its tests notice, and the survivors.
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ CONTROLS = [row for name in interactive.NAMES for row in controls(name)]
 
 @pytest.mark.parametrize("name, control, kind", CONTROLS)
 @pytest.mark.parametrize("how", ["mouse", "keyboard"])
-def test_every_control_moves_the_picture(tab, site, name, control, kind, how):
+def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
+    tab, site, name, control, kind, how
+):
     figure = opened(tab, site, name)
     before = seen(figure)
     handle = figure.locator(f"[id$='-{control}']")
@@ -105,13 +107,12 @@ def test_every_control_moves_the_picture(tab, site, name, control, kind, how):
     frames(tab)
     after = seen(figure)
     assert after[0] != before[0], "the drawing is as before"
-    if how == "mouse":
-        later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
-        address = tab.evaluate(later)  # it follows the last change within 250 ms
-        assert f"{name}=" in address
-        tab.goto(address)  # a reader who follows the link sees the same
-        tab.wait_for_selector(f"#{name}[data-mounted]")
-        assert seen(figure) == after
+    later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
+    address = tab.evaluate(later)  # it follows the last change within 250 ms
+    assert f"{name}=" in address
+    tab.goto(address)  # a reader who follows the link sees the same
+    tab.wait_for_selector(f"#{name}[data-mounted]")
+    assert seen(figure) == after
     figure.get_by_role("button", name="Reset").click()
     frames(tab)
     assert seen(figure) == before

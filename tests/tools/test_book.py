@@ -225,7 +225,7 @@ def test_an_interruption_says_that_the_same_command_goes_on(project):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in said
-    assert "book.py" not in said  # no traceback, but a kernel that had just begun may print its own
+    assert "Traceback" not in said
 
 
 GOOD = f"<article>{'word ' * 50}<div class='cell_output'>42</div></article>"
