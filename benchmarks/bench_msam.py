@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_msam [mlp] [resnet] [memory] [--repeats 20] [--batch 128]
 
-Writes results/bench_msam.json. All methods of a row take turns, so that a slow moment of the
-machine falls on all of them; a number is the median of the repeats, and what is reported is its
-ratio to the median of the SGD step in the same row.
+Writes results/bench_msam.json, on a GPU under names of its own ("mlp, cuda"). All methods of a row
+take turns, so that a slow moment of the machine falls on all of them; a number is the median of the
+repeats, and what is reported is its ratio to the median of the SGD step in the same row.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def main() -> None:
         result = {}
     for part in args.parts:
         rows = memory(args.batch) if part == "memory" else table(part, args.batch, args.repeats)
-        result[part] = {"machine": machine(), "repeats": args.repeats, "rows": rows}
+        name = part if device().type == "cpu" else f"{part}, {device().type}"
+        result[name] = {"machine": machine(), "repeats": args.repeats, "rows": rows}
     records.save("bench_msam", result)
 
 

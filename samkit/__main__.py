@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--scale", help="ci, laptop or paper (default: $SAMKIT_SCALE, else ci)")
     run.add_argument("--seeds", type=_seeds, help="such as 0,1,2 (default: the scale's own)")
     run.add_argument("--data", help="only runs on that data set, such as cifar10")
+    run.add_argument(
+        "--match", metavar="REGEX", help="only runs whose words match, such as '^SAM rho=0.1,'"
+    )
     run.add_argument("--budget-minutes", type=float, help="stop cleanly within that time")
     run.add_argument(
         "--jobs",
@@ -124,7 +127,8 @@ def _run(options: argparse.Namespace) -> int:
         experiment = experiments.load(name)
         if scale == "paper" and not options.cpu:
             seeds = experiments.SEEDS[scale] if options.seeds is None else options.seeds
-            _needs_gpu(only(experiment.configs(scale, seeds), options.data), duration)
+            wanted = only(experiment.configs(scale, seeds), options.data, options.match)
+            _needs_gpu(wanted, duration)
         if options.drop_old:
             found = records.runs(name, scale)
             old = {record["hash"] for record in stale(name, scale, found)}
@@ -140,6 +144,7 @@ def _run(options: argparse.Namespace) -> int:
                 scale,
                 options.seeds,
                 data=options.data,
+                match=options.match,
                 budget_minutes=minutes,
                 jobs=jobs,
                 say=lambda line: print(line, flush=True),

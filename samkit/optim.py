@@ -190,6 +190,22 @@ class SAM(Optimizer):
         to find delta, if that is another one. With a random direction the only pass is at
         w + delta.
         """
+        loss = self.gradient(closure, ascent_closure, scaler=scaler)
+        self.base.step() if scaler is None else scaler.step(self.base)
+        return loss
+
+    def gradient(
+        self,
+        closure: Closure,
+        ascent_closure: Closure | None = None,
+        *,
+        scaler: GradScaler | None = None,
+    ) -> Tensor:
+        """All of a step but the base optimizer's own: leaves the gradient at w + delta in p.grad.
+
+        For loops that take that step themselves, such as one that records the passes as a CUDA
+        graph. Arguments and result are those of `step`.
+        """
         if closure is None:
             raise ValueError("SAM evaluates the loss more than once: call step(closure)")
         self.steps += 1
@@ -197,11 +213,8 @@ class SAM(Optimizer):
         active = first < self.steps and (last is None or self.steps <= last)
         with torch.enable_grad():
             if active and any(group["rho"] > 0 for group in self.param_groups):
-                loss = self._sam(closure, ascent_closure, scaler)
-            else:
-                loss = closure()
-        self.base.step() if scaler is None else scaler.step(self.base)
-        return loss
+                return self._sam(closure, ascent_closure, scaler)
+            return closure()
 
     def _sam(self, closure: Closure, ascent: Closure | None, scaler: GradScaler | None) -> Tensor:
         """Fills p.grad with the gradient at w + delta; returns the loss of the first pass."""

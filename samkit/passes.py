@@ -82,10 +82,16 @@ def finite(tensors: Iterable[Tensor | None]) -> bool:
 
 
 class Noise:
-    """The state of torch's random generators at one moment; `replay()` goes back to it."""
+    """The state of torch's random generators at one moment; `replay()` goes back to it.
+
+    While a CUDA graph is recorded its device's generator has no state to go back to, and is left
+    alone: record only steps without dropout.
+    """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self.cuda = {t.device for t in tensors if t.is_cuda}
+        if self.cuda and torch.cuda.is_current_stream_capturing():  # pragma: no cover, needs a GPU
+            self.cuda = set()
         self.state = torch.get_rng_state()
         self.cuda_states = {d: torch.cuda.get_rng_state(d) for d in self.cuda}
 

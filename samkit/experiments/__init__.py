@@ -12,6 +12,7 @@ carries one out and returns its metrics, ``summary(records)`` makes the table th
 ``fig12_label_noise``       wrong labels: the U-shape, early stopping               Figure 12
 ``switches``                variations: unnormalized, more steps, softplus, SWA     the appendix
 ``small_resnet``            the same on images, with GroupNorm and BatchNorm        Figures 1-3, 9
+``short_resnet``            the paper's network and data in 20 epochs               Figure 1
 ==========================  ======================================================  ==============
 
 - :mod:`~samkit.experiments.classify`: the run that all but Figure 7 share, and its configuration
@@ -37,6 +38,7 @@ NAMES = (
     "fig12_label_noise",
     "switches",
     "small_resnet",
+    "short_resnet",
 )
 SCALES = ("ci", "laptop", "paper")
 #: seeds that a scale runs unless told otherwise

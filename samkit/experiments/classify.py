@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from samkit import data, measure, nets
 from samkit.errors import Diverged
-from samkit.training.fit import Recipe, cross_entropy, fit
+from samkit.training.fit import EVALUATED, Recipe, cross_entropy, fit, forward_precision
 
 #: where the loss on the line between two stages is taken
 LINE = tuple(round(0.1 * k, 1) for k in range(-5, 16))
@@ -152,8 +152,10 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = build(config.net, config.seed, len(found.classes)).to(device)
     evaluated = {name: part for name, part in sets.items() if name != "train"}
-    # a small training set is not held up by large ones to evaluate
+    # a small training set is not held up by large ones to evaluate; an epoch on images of full size
+    # costs three times its evaluation, which is done after every second one
     every = max(1, sum(len(y) for _, y in evaluated.values()) // len(sets["train"][1]))
+    every = every if augment is None else 2 * every
 
     history: dict[str, list[float]] = {}
     ends: list[dict[str, Tensor]] = []
@@ -212,20 +214,19 @@ def _last(history: Mapping[str, list[float]]) -> dict[str, float]:
 def _line(net: nn.Module, a: dict, b: dict, sets: Mapping[str, tuple[Tensor, Tensor]]) -> dict:
     """Loss and error of training and test set on the line through the two networks."""
     device = next(net.parameters()).device
+    there = {name: [part.to(device) for part in sets[name]] for name in ("train", "test")}
 
     def both(network: nn.Module) -> list[float]:
         values = []
-        for name in ("train", "test"):
-            x, y = sets[name]
-            parts = zip(x.split(2048), y.split(2048), strict=True)
-            outputs = [(network(part.to(device)), labels.to(device)) for part, labels in parts]
-            z, y = (torch.cat(t) for t in zip(*outputs, strict=True))
+        for x, y in there.values():
+            z = torch.cat([network(part) for part in x.split(EVALUATED)]).float()
             values += [float(cross_entropy(z, y).mean()), float((z.argmax(-1) != y).float().mean())]
         return values
 
     net.eval()
-    statistics = [part.to(device) for part in sets["train"][0].split(2048)]
-    points = measure.on_line(net, a, b, LINE, both, statistics=statistics)
+    with forward_precision(device):
+        statistics = there["train"][0].split(EVALUATED)
+        points = measure.on_line(net, a, b, LINE, both, statistics=statistics)
     names = ("train_loss", "train_error", "test_loss", "test_error")
     return {"t": list(LINE)} | dict(zip(names, map(list, zip(*points, strict=True)), strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ def sweep(
     seeds: Sequence[int] | None = None,
     *,
     data: str | None = None,
+    match: str | None = None,
     budget_minutes: float | None = None,
     jobs: int = 1,
     say: Callable[[str], object] = print,
@@ -61,7 +63,8 @@ def sweep(
     Where torchrun has started several processes, all of them share every run: the first calls this,
     the others :func:`follow` it.
 
-    ``data`` leaves out the runs on other data sets. Raises ValueError for unknown names, for
+    ``data`` leaves out the runs on other data sets, ``match`` those that :func:`describe` describes
+    in words where this regular expression is not found. Raises ValueError for unknown names, for
     records of other settings, and for two runs at once in one process.
     """
     from joblib import Parallel, cpu_count, delayed, effective_n_jobs
@@ -71,7 +74,7 @@ def sweep(
     seeds = experiments.SEEDS[scale] if seeds is None else seeds
     before = experiments.recorded(name, scale)
     known = {record["hash"] for record in before}
-    wanted = only(experiment.configs(scale, seeds), data)
+    wanted = only(experiment.configs(scale, seeds), data, match)
     todo = [config for config in wanted if records.config_hash(config) not in known]
     outcome = Outcome(skipped=len(wanted) - len(todo), left=len(todo))
     if outcome.skipped:
@@ -183,12 +186,20 @@ def checkpoint(name: str, scale: str, config: Any) -> Path:
     return records.folder() / "checkpoints" / file
 
 
-def only(configs: Sequence[Any], data: str | None) -> list[Any]:
-    """Those configurations that are on this data set; ValueError if none of them is."""
+def only(configs: Sequence[Any], data: str | None, match: str | None = None) -> list[Any]:
+    """Those configurations on this data set that match; ValueError if none of them does."""
     found = [config for config in configs if data in (None, getattr(config, "data", None))]
     if configs and not found:
         there = sorted({getattr(config, "data", "its own points") for config in configs})
         raise ValueError(f"no run is on data {data!r}; they are on {', '.join(there)}")
+    if match is not None and found:
+        words = [describe(config) for config in found]
+        try:
+            found = [c for c, text in zip(found, words, strict=True) if re.search(match, text)]
+        except re.error as error:
+            raise ValueError(f"{match!r} is no regular expression: {error}") from None
+        if not found:
+            raise ValueError(f"no run matches {match!r}; they are\n  " + "\n  ".join(words))
     return found
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.backends import cudnn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -38,6 +40,7 @@ EVALUATED = 2048
 
 Examples = tuple[Tensor, Tensor]
 Augment = Callable[..., Tensor]
+Gradient = Callable[[Examples, Examples | None], Tensor]
 Progress = Callable[[int, Mapping[str, float]], object]
 
 
@@ -173,6 +176,11 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
+def forward_precision(device: torch.device) -> AbstractContextManager:
+    """In which networks are evaluated on that device: bf16 autocast on CUDA, else as they are."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
 def fit(
     net: nn.Module,
     recipe: Recipe,
@@ -203,8 +211,9 @@ def fit(
         progress: called with (epochs done, the latest metrics) after each epoch; what it raises
             ends the training.
 
-    On CUDA, images are channels_last, the forward passes run in bf16 autocast, and steps of ERM and
-    SAM do not wait for the device.
+    On CUDA, images are channels_last, the forward passes run in bf16 autocast, and steps of all
+    methods but m-SAM and group-SAM do not wait for the device: after a few of them their passes are
+    recorded as a CUDA graph, which is played again in each step (unless the network has dropout).
 
     Where torch.distributed is initialized (torchrun), its processes train one network together,
     called with the same arguments, and all return what one process would: a process takes
@@ -241,7 +250,8 @@ def fit(
     result, first = Fit(), 0
     if checkpoint is not None:
         first = run.load(checkpoint, result)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    rng = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with rng, run.on_the_device():
         for epoch in range(first, recipe.epochs):
             try:
                 batch_loss = run.epoch(epoch, x, y)
@@ -314,6 +324,19 @@ class _Run:
         )
         self.averaged = None if recipe.swa_from is None else AveragedModel(net)
         self.msam_method = "ghost"  # named, so that runs repeat bit for bit
+        self.recorded: tuple[Recipe, Gradient] | None = None  # a rule, and its passes as a graph
+
+    @contextmanager
+    def on_the_device(self) -> Iterator[None]:
+        """On CUDA a stream of its own, which recording needs, and the fastest convolutions."""
+        if not self._cuda:
+            yield
+            return
+        before, own = torch.cuda.current_stream(), torch.cuda.Stream()  # pragma: no cover
+        own.wait_stream(before)  # pragma: no cover
+        with torch.cuda.stream(own), cudnn.flags(enabled=True, benchmark=True):  # pragma: no cover
+            yield
+        before.wait_stream(own)  # pragma: no cover, needs a GPU
 
     # one epoch
 
@@ -330,7 +353,7 @@ class _Run:
             others = _order(len(y), other, self.device).split(size)[:batches]
         back = 1 if rule.other_batch == "previous" else 0
 
-        step = self._stepper(rule)
+        gradient = self._gradient(rule)
         losses = torch.zeros(batches, device=self.device)
         self.net.train()
         for k in range(batches):
@@ -339,9 +362,10 @@ class _Run:
             batch = self._batch(x, y, order[k])
             ascent = self._batch(x, y, others[k - back]) if rule.method == "n-SAM" else None
             try:
-                losses[k] = step(batch, ascent)
+                losses[k] = gradient(batch, ascent)
             except NonFinite as error:
                 raise _diverged(epoch, epoch * batches + k, str(error)) from error
+            self.sgd.step()
         self.ranks.average([losses])
         if not (finite := losses.isfinite()).all():
             lost = epoch * batches + int((~finite).nonzero()[0])
@@ -357,19 +381,23 @@ class _Run:
         share = self.ranks.share
         return _put(share(inputs), self.device), share(y[rows])
 
-    def _stepper(self, rule: Recipe) -> Callable[[Examples, Examples | None], Tensor]:
-        """The step of the method: (batch, another batch for n-SAM) -> loss at w."""
-        whole = self.ranks.count > 1 and rule.m == rule.batch_size  # a group over all processes
+    def _gradient(self, rule: Recipe) -> Gradient:
+        """The method's passes: (batch, another batch for n-SAM) -> loss at w; fills p.grad."""
+        whole = rule.m == rule.batch_size  # then m-SAM is SAM, of all processes together
         if rule.method in GROUPED and not whole:
-            return lambda batch, _: self._msam_step(rule, batch)
-        if rule.method == "ERM":
+            return lambda batch, _: self._msam(rule, batch)
+        if self.recorded is not None and self.recorded[0] == rule:  # pragma: no cover, needs a GPU
+            return self.recorded[1]
+        passes = self._erm() if rule.method == "ERM" else self._sam(rule)
+        if not self._cuda or self.ranks.count > 1 or _drops(self.net):
+            return passes
+        self.recorded = rule, _Recorded(passes)  # pragma: no cover, needs a GPU
+        return self.recorded[1]  # pragma: no cover, needs a GPU
 
-            def erm(batch: Examples, _: Examples | None) -> Tensor:
-                loss = self._closure(batch)()
-                self.sgd.step()
-                return loss
+    def _erm(self) -> Gradient:
+        return lambda batch, _: self._closure(batch)()
 
-            return erm
+    def _sam(self, rule: Recipe) -> Gradient:
         for group in self.sgd.param_groups:
             group["rho"] = rule.rho
         sam = SAM(
@@ -379,16 +407,17 @@ class _Run:
             ascent_steps=rule.ascent_steps,
             step_size_only=rule.step_size_only,
             direction="sphere" if rule.method == "random" else "gradient",
+            model=self.net,
         )
         # A scaler that scales nothing: SAM then leaves it to us to find inf and nan, once an epoch,
         # instead of waiting for the device in every step.
         scaler = torch.amp.GradScaler("cuda", enabled=False) if self._cuda else None
 
-        def step(batch: Examples, ascent: Examples | None) -> Tensor:
+        def gradient(batch: Examples, ascent: Examples | None) -> Tensor:
             other = None if ascent is None else self._closure(ascent)
-            return sam.step(self._closure(batch), other, scaler=scaler)
+            return sam.gradient(self._closure(batch), other, scaler=scaler)
 
-        return step
+        return gradient
 
     def _closure(self, batch: Examples) -> Callable[[], Tensor]:
         """Clears the gradients, backward, weight decay; returns the loss without weight decay."""
@@ -407,14 +436,11 @@ class _Run:
 
         return closure
 
-    def _msam_step(self, rule: Recipe, batch: Examples) -> Tensor:
+    def _msam(self, rule: Recipe, batch: Examples) -> Tensor:
         self.sgd.zero_grad()
         if self.ranks.count == 1:
-            loss = self._msam_grad(rule, batch)
-        else:
-            loss = self._averaged_msam_grad(rule, batch)
-        self.sgd.step()
-        return loss
+            return self._msam_grad(rule, batch)
+        return self._averaged_msam_grad(rule, batch)
 
     def _averaged_msam_grad(self, rule: Recipe, batch: Examples) -> Tensor:
         """Each process has its groups; where one finds inf or nan, all raise NonFinite."""
@@ -453,8 +479,8 @@ class _Run:
     def _cuda(self) -> bool:
         return self.device.type == "cuda"
 
-    def _autocast(self):
-        return torch.autocast("cuda", torch.bfloat16) if self._cuda else nullcontext()
+    def _autocast(self) -> AbstractContextManager:
+        return forward_precision(self.device)
 
     def told(
         self, progress: Progress | None, epochs: int, metrics: Mapping[str, float]
@@ -538,6 +564,43 @@ class _Run:
         self.msam_method = state["msam_method"]
         result.history = state["history"]
         return state["epochs"]
+
+
+class _Recorded:  # pragma: no cover, needs a GPU
+    """The passes of a step as a CUDA graph: the device plays them without waiting for Python.
+
+    The first calls are plain ones, which warm up; the next one is recorded. The loss that a call
+    returns, and the gradients it leaves in p.grad, are overwritten by the next.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, passes: Gradient) -> None:
+        self.passes, self.calls, self.loss = passes, 0, torch.empty(())
+        self.graph, self.inputs = torch.cuda.CUDAGraph(), list[Tensor]()
+
+    def __call__(self, batch: Examples, other: Examples | None) -> Tensor:
+        self.calls += 1
+        if self.calls <= self.WARM_UP:
+            return self.passes(batch, other)
+        examples = [*batch, *(other or ())]
+        if not self.inputs:
+            self._record(examples)
+        torch._foreach_copy_(self.inputs, examples)
+        self.graph.replay()
+        return self.loss
+
+    def _record(self, examples: list[Tensor]) -> None:
+        self.inputs = [part.clone() for part in examples]
+        (x, y), rest = self.inputs[:2], self.inputs[2:]
+        other = (rest[0], rest[1]) if rest else None
+        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
+            self.loss = self.passes((x, y), other)
+
+
+def _drops(net: nn.Module) -> bool:
+    """Whether the network has dropout: its masks are not those of both passes in a recording."""
+    return any(isinstance(module, _DropoutNd) for module in net.modules())
 
 
 def _text(recipe: Recipe) -> str:
