@@ -28,7 +28,10 @@ WORK = ROOT / "_build" / "mutation"
 RECORD = "mutation_score"
 TESTS = {  # of each core module of samkit
     "samkit/perturb.py": "tests/test_perturb.py",
+    "samkit/optim.py": "tests/test_optim.py",
     "samkit/msam/loop.py": "tests/msam/test_msam_grad.py",
+    "samkit/msam/batch.py": "tests/msam/test_msam_grad.py",
+    "samkit/msam/plan.py": "tests/msam/test_plan.py",
     "samkit/claims.py": "tests/test_claims.py",
 }
 CONFIG = """\
