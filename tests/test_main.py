@@ -100,6 +100,8 @@ def test_paper_scale_without_a_gpu_says_what_it_would_cost(monkeypatch, capsys):
     assert "these 32 runs would take about 64.0 h" in error and "--cpu" in error
     assert main([*command, "--data", "cifar100"]) == 2
     assert "these 16 runs would take about 32.0 h" in capsys.readouterr().err
+    assert main([*command, "--data", "cifar10", "--match", "^SAM rho=0.1,"]) == 2
+    assert "these 1 runs would take about 2.0 h" in capsys.readouterr().err
     assert main([*command, "--data", "mnist1d"]) == 2
     assert "no run is on data 'mnist1d'; they are on cifar10, cifar100" in capsys.readouterr().err
 

@@ -566,7 +566,7 @@ class _Run:
         return state["epochs"]
 
 
-class _Recorded:  # pragma: no cover, needs a GPU
+class _Recorded:
     """The passes of a step as a CUDA graph: the device plays them without waiting for Python.
 
     The first calls are plain ones, which warm up; the next one is recorded. The loss that a call

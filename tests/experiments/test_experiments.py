@@ -158,11 +158,16 @@ def test_data_are_named():
             classify.parsed(name)
 
 
-@pytest.mark.parametrize("size, evaluated", [(12, [1, 2, 3, 4]), (4, [3, 4])])
-def test_a_small_training_set_is_not_held_up_by_large_ones_to_evaluate(images, size, evaluated):
-    """12 examples to validate and test: after every epoch of 12, every third of 4."""
+@pytest.mark.parametrize(
+    "part, evaluated", [("12@4", [1, 2, 3, 4]), ("4@4", [3, 4]), ("12", [2, 4]), ("4", [4])]
+)
+def test_training_is_not_held_up_by_evaluation(images, part, evaluated):
+    """12 examples to validate and test: after every epoch of 12, every third of 4.
+
+    Where images are of full size, half as often.
+    """
     recipe = Recipe(epochs=4, batch_size=4)
-    config = classify.Config(f"cifar10:{size}@4", "resnet tiny 2 group", (recipe,))
+    config = classify.Config(f"cifar10:{part}", "resnet tiny 2 group", (recipe,))
     found = classify.run(config)
     assert found["history"]["epoch"] == evaluated
     assert {len(values) for values in found["history"].values()} == {len(evaluated)}

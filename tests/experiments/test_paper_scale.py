@@ -190,12 +190,14 @@ def as_the_paper_says(config, noise):
 
 def test_the_ledger_judges_what_is_recorded():
     """With runs of three seeds, each of the rows that waits for a GPU has a verdict: PASS."""
-    waiting = [row for row in claims.ledger().values() if row.scale == "paper"]
-    assert len(waiting) == 11
+    paper = [row for row in claims.ledger().values() if row.scale == "paper"]
+    paper = [row for row in paper if row.place != "beyond the paper"]
+    waiting = [row for row in paper if row.id != "fig01.cifar10-20-epochs"]  # of which some are run
+    assert len(waiting) == len(paper) - 1 == 11
     before = {row.id: checking.execute(checking.find(row.id), [row.id])[row.id] for row in waiting}
     assert all(isinstance(outcome.error, KeyError) for outcome in before.values())  # no report
     for name in ON_IMAGES:
         record(name, (0, 1, 2), as_the_paper_says)
-    for row in waiting:
+    for row in paper:
         outcome = checking.execute(checking.find(row.id), [row.id])[row.id]
         assert outcome.expected and outcome.report.verdict == "PASS", (row.id, outcome)

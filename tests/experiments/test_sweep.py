@@ -38,6 +38,18 @@ def test_what_is_recorded_is_skipped():
     assert experiments.recorded(NAME, "ci")[:4] == first
 
 
+def test_runs_are_picked_by_their_description(capsys):
+    assert main(["run", NAME, "--match", "^(n-)?SAM rho=0.1, seed 0$"]) == 0
+    methods = [r["config"]["recipes"][0]["method"] for r in experiments.recorded(NAME, "ci")]
+    assert methods == ["n-SAM", "SAM"]
+    assert main(["run", NAME, "--match", "GAM"]) == 2
+    said = capsys.readouterr().err
+    assert "no run matches 'GAM'; they are\n  ERM, seed 0\n  random rho=0.1, seed 0" in said
+    assert main(["run", NAME, "--match", "SAM("]) == 2
+    assert "'SAM(' is no regular expression" in capsys.readouterr().err
+    assert len(experiments.recorded(NAME, "ci")) == 2
+
+
 def test_a_run_repeats_bit_for_bit():
     run(seeds=(1,))
     first = experiments.recorded(NAME, "ci")

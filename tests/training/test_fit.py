@@ -1,3 +1,5 @@
+import contextlib
+import importlib
 import math
 
 import numpy as np
@@ -8,6 +10,8 @@ import torch.nn.functional as F
 from samkit import msam_grad, nets
 from samkit.errors import Diverged, Undefined
 from samkit.training.fit import Recipe, cross_entropy, fit
+
+fitting = importlib.import_module("samkit.training.fit")  # samkit.training.fit is the function too
 
 N, BATCH = 22, 5  # an incomplete last batch
 SHORT = {"epochs": 3, "batch_size": BATCH, "learning_rate": 0.2}
@@ -111,6 +115,56 @@ def test_it_is_the_loop_of_the_formulas(examples, settings, device):
     x, y = (part.to(device) for part in examples)
     expected = by_the_formulas(recipe, x, y, make=lambda: net().to(device))
     torch.testing.assert_close(weights(network), expected)
+
+
+class Played:
+    """Stands for a CUDA graph where there is none: it replays by calling the passes again."""
+
+    played = 0
+
+    def replay(self):
+        Played.played += 1
+        x, y, *other = self.step.inputs
+        self.step.loss = self.step.passes((x, y), tuple(other) or None)
+
+
+@pytest.mark.parametrize("method", ["ERM", "SAM", "n-SAM", "random"])
+def test_a_recorded_step_is_played_with_the_batch_of_each_call(examples, method, monkeypatch):
+    """On a GPU the whole training is compared, above; here that each call has its own examples."""
+    recipe = Recipe(method, rho=0.0 if method == "ERM" else 0.2, **SHORT, seed=3)
+    expected, found = net(), net()
+    fit(expected, recipe, examples)
+
+    def recording(graph, stream):
+        graph.step = step
+        return contextlib.nullcontext()
+
+    step = None
+
+    def as_on_a_gpu(run, rule):
+        nonlocal step
+        step = step or fitting._Recorded(run._erm() if rule.method == "ERM" else run._sam(rule))
+        return step
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Played)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    monkeypatch.setattr(fitting._Run, "_gradient", as_on_a_gpu)
+    monkeypatch.setattr(Played, "played", 0)
+    if method == "random":  # recording must not draw: on a GPU it does not
+        monkeypatch.setattr(fitting._Recorded, "_record", lambda self, new: keep(self, new))
+
+        def keep(self, new):
+            self.inputs, self.graph.step = [part.clone() for part in new], self
+
+    fit(found, recipe, examples)
+    assert Played.played == recipe.epochs * (N // BATCH) - fitting._Recorded.WARM_UP
+    torch.testing.assert_close(weights(found), weights(expected), rtol=0, atol=0)
+
+
+def test_a_network_with_dropout_is_not_recorded():
+    assert not fitting._drops(net())
+    assert fitting._drops(torch.nn.Sequential(net(), torch.nn.Dropout(0.1)))
 
 
 def batch_norm_net():
