@@ -129,6 +129,8 @@ class Report:
     @property
     def measured(self) -> str:
         """The measurement as the ledger prints it."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "without an interval"
         if self.low == self.high or math.isnan(self.low):
             return f"{self.low:.3g}"
         return f"{self.low:.3g} to {self.high:.3g}"
@@ -146,7 +148,11 @@ class Report:
             f'<p class="claim-report" id="{anchor}">{badge} <strong>{self.id}</strong> '
             f"measured {self.measured}, wanted {claim.criterion}.{detail}</p>"
         )
-        return {"text/plain": str(self), "text/html": text}, {METADATA_KEY: asdict(self)}
+        metadata = asdict(self)
+        for name in ("low", "high"):  # JSON has no inf and no nan: words, which float() reads
+            if not math.isfinite(metadata[name]):
+                metadata[name] = str(metadata[name])
+        return {"text/plain": str(self), "text/html": text}, {METADATA_KEY: metadata}
 
 
 def anchor_of_check(claim_id: str) -> str:
@@ -242,7 +248,8 @@ def collect(chapters: Mapping[str, dict]) -> dict[str, Report]:
                 found = output.get("metadata", {}).get(METADATA_KEY)
                 if found is None:
                     continue
-                report = Report(**{**found, "verdict": Verdict(found["verdict"])})
+                bounds = {name: float(found[name]) for name in ("low", "high")}
+                report = Report(**{**found, **bounds, "verdict": Verdict(found["verdict"])})
                 claim = ledger().get(report.id)
                 if claim is None:
                     raise ValueError(

@@ -1,6 +1,11 @@
+import json
+import math
 from dataclasses import FrozenInstanceError
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 
 import nbformat
+import numpy as np
 import pytest
 
 from samkit import claims
@@ -95,11 +100,13 @@ def test_a_row_without_a_tolerance_cannot_be_checked(row):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chapter": ""}, "chapter is empty"),
+        ({"chapter": ""}, "row x: chapter is empty"),
+        ({"id": ""}, r"row \?: id is empty"),
         ({"kind": "rumour"}, "unknown kind"),
         ({"sense": "about"}, "sense"),
         ({"reason": ""}, "reason"),
         ({"published": "5.15 %"}, "how it is known"),
+        ({"published_how": "read off the plot"}, "how it is known"),
     ],
 )
 def test_a_row_must_be_whole(changes, message):
@@ -111,8 +118,9 @@ def notebook(*reports):
     cells = []
     for report in reports:
         data, metadata = report._repr_mimebundle_()
+        printed = nbformat.v4.new_output("stream", text="before the report\n")
         output = nbformat.v4.new_output("display_data", data, metadata=metadata)
-        cells.append(nbformat.v4.new_code_cell("", outputs=[output]))
+        cells.append(nbformat.v4.new_code_cell("", outputs=[printed, output]))
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text"), *cells])
 
 
@@ -126,13 +134,30 @@ def test_reports_travel_in_the_notebook(row):
     assert f'id="{claims.anchor_of_check("x")}"' in data["text/html"]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (-math.inf, math.inf, "without an interval"),  # one seed
+        (0.5, math.inf, "0.5 to inf"),
+        (-math.inf, 2.0, "-inf to 2"),
+    ],
+)
+def test_an_unbounded_interval_travels_in_strict_json(row, low, high, words):
+    row()
+    report = claims.check("x", (low, high))
+    assert report.verdict is Verdict.INCONCLUSIVE and report.measured == words
+    stored = json.loads(json.dumps(notebook(report), allow_nan=False))
+    assert claims.collect({"c": stored}) == {"x": report}
+
+
 def test_collecting_refuses_what_does_not_fit(row, monkeypatch):
     row()
     report = claims.check("x", 0.5)
     with pytest.raises(ValueError, match="reported twice"):
         claims.collect({"c": notebook(report, report)})
-    with pytest.raises(ValueError, match="a row of c"):
-        claims.collect({"another": notebook(report)})
+    for other in ("another", "that"):  # before and after it in the alphabet
+        with pytest.raises(ValueError, match=f"{other} reports x, a row of c"):
+            claims.collect({other: notebook(report)})
     stored = notebook(report)
     monkeypatch.setattr(claims, "ledger", dict)
     with pytest.raises(ValueError, match="which the ledger does not have"):
@@ -173,3 +198,16 @@ def test_a_ledger_has_no_row_twice_and_no_unknown_key():
         claims.parse(row + "\n" + row)
     with pytest.raises(ValueError, match=r"unknown keys .*colour"):
         claims.parse(row + '\ncolour = "red"')
+
+
+def test_versions_are_those_of_the_packages_that_are_there(monkeypatch):
+    found = claims.versions()
+    assert found["numpy"] == np.__version__ and found["torch"] == version_of("torch")
+
+    def version(package):
+        if package == "numpy":
+            raise PackageNotFoundError(package)
+        return found[package]
+
+    monkeypatch.setattr(claims, "version", version)
+    assert claims.versions() == {k: v for k, v in found.items() if k != "numpy"}

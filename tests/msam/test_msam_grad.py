@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -263,6 +265,40 @@ def test_frozen_parameters_neither_move_nor_count(problem):
         msam_grad(net, losses, x, y, rho=0.3, m=4, method=method)
         assert relative(grads(net), true) < 1e-12
         assert net[0].weight.grad is None
+
+
+def test_a_parameter_that_the_loss_does_not_reach_has_no_part(problem):
+    net, x, y = problem
+    net.aside = nn.Parameter(torch.ones(3).double())
+    msam_grad(net, losses, x, y, rho=0.3, m=4, method="loop")
+    assert net.aside.grad is None and torch.equal(net.aside, torch.ones(3).double())
+    del net.aside
+    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=4)) < 1e-12
+
+
+class Averaging(nn.Module):
+    """Notes, as DistributedDataParallel does, which forward passes belong to no average."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.apart, self.passes = net, False, []
+
+    def forward(self, x):
+        self.passes.append("apart" if self.apart else "averaged")
+        return self.net(x)
+
+    @contextmanager
+    def no_sync(self):
+        self.apart = True
+        yield
+        self.apart = False
+
+
+def test_a_model_on_several_ranks_is_averaged_once(problem):
+    net, x, y = problem
+    model = Averaging(net)
+    msam_grad(model, losses, x, y, rho=0.3, m=4, method="loop")
+    assert model.passes == [*["apart"] * 5, "averaged"]  # two passes for each of three groups
 
 
 def test_unfreezing_is_noticed(problem):
