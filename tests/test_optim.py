@@ -195,6 +195,46 @@ def test_closed_form_on_a_quadratic(d, rho, lr, seed, normalize):
     assert torch.allclose(p, w, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({}, [2, 2, 2, 2]),
+        ({"rho": 0.0}, [1, 1, 1, 1]),
+        ({"between": (2, None)}, [1, 1, 2, 2]),
+        ({"between": (0, 3)}, [2, 2, 2, 1]),
+        ({"between": (1, 3)}, [1, 2, 2, 1]),
+        ({"ascent_steps": 3}, [4, 4, 4, 4]),
+        ({"direction": "sphere"}, [1, 1, 1, 1]),
+    ],
+)
+def test_how_many_passes_a_step_takes_and_that_its_loss_is_the_first(options, passes):
+    net = net_of()
+    opt, seen = SAM(torch.optim.SGD(net.parameters(), lr=0.1), **{"rho": RHO} | options), []
+    inner = closure_of(net, opt)
+
+    def closure():
+        seen[-1].append(inner())
+        return seen[-1][-1]
+
+    for _ in passes:
+        seen.append([])
+        assert opt.step(closure) is seen[-1][0]
+    assert [len(losses) for losses in seen] == passes
+
+
+def test_the_gradient_is_all_of_a_step_but_the_bases():
+    net, twin = net_of(), net_of()
+    opt, other = (SAM(BASES["SGD"](n.parameters())) for n in (net, twin))
+    assert opt.param_groups[0]["rho"] == 0.05  # unless told otherwise
+    for _ in range(3):
+        before = copy.deepcopy(net.state_dict())
+        loss = opt.gradient(closure_of(net, opt))
+        assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+        opt.base.step()
+        assert torch.equal(loss, other.step(closure_of(twin, other)))
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
+
+
 def test_groups_with_radii_of_their_own():
     net = net_of()
     rho = {"0.weight": 0.3, "0.bias": 0.0, "2.weight": 0.1, "2.bias": 0.1}
@@ -255,6 +295,19 @@ def test_resumes_bit_for_bit(base, options, tmp_path):
     for _ in range(4):
         assert torch.equal(opt.step(closure_of(net, opt)), opt2.step(closure_of(net2, opt2)))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), net2.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_resumes_where_only_one_of_the_two_has_a_generator(has):
+    def make(generator):
+        opt = SAM(BASES["SGD"](net_of().parameters()), generator=generator)
+        return opt, None if generator is None else generator.get_state()
+
+    generators = None, torch.Generator().manual_seed(3)
+    saved, _ = make(generators[has])
+    loaded, state = make(generators[not has])
+    loaded.load_state_dict(saved.state_dict())
+    assert state is None or torch.equal(loaded.generator.get_state(), state)
 
 
 @pytest.mark.parametrize("on", ["sam", "base"])
@@ -517,6 +570,24 @@ def test_grad_scaler_is_the_same_step(normalize):
     assert relative(dict(net.named_parameters()), dict(twin.named_parameters())) < 1e-10
 
 
+def test_grad_scaler_is_the_same_step_with_radii_of_groups():
+    found = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10)):
+        net = net_of()
+        groups = [{"params": [net[0].weight], "rho": 0.3}, {"params": net[2].parameters()}]
+        opt = SAM(torch.optim.SGD(groups, lr=0.1), rho=0.1, normalize=False)
+
+        def closure(net=net, opt=opt, scaler=scaler):
+            opt.zero_grad()
+            loss = losses(net(X), Y).mean()
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            return loss
+
+        opt.step(closure, scaler=scaler)
+        found.append(dict(net.named_parameters()))
+    assert relative(*found) < 1e-12
+
+
 @pytest.mark.parametrize("overflow", [1, 2])
 def test_grad_scaler_skips_an_overflow_in_either_pass(overflow):
     net = net_of()
@@ -608,10 +679,15 @@ def test_deepcopy_goes_on_by_itself():
     [
         ({"rho": -1}, "rho"),
         ({"rho": float("nan")}, "rho"),
+        ({"rho": float("inf")}, "rho"),
         ({"ascent_steps": 0}, "ascent_steps"),
+        ({"ascent_steps": 1.5}, "ascent_steps"),
+        ({"ascent_steps": 1.5, "direction": "sphere"}, "ascent_steps"),
         ({"direction": "up"}, "direction"),
         ({"direction": "sphere", "ascent_steps": 2}, "random direction"),
         ({"direction": "gaussian", "normalize": False}, "random direction"),
+        ({"direction": "gaussian", "random_start": True}, "random direction"),
+        ({"direction": "gaussian", "step_size_only": True}, "random direction"),
     ],
 )
 def test_bad_options(options, message):
@@ -627,6 +703,9 @@ def test_bad_use():
         opt.step()
     with pytest.raises(ValueError, match="closure"):
         opt.step(None)
+    for call in (opt.step, opt.gradient):
+        with pytest.raises(TypeError, match="positional"):
+            call(lambda: None, None, torch.amp.GradScaler("cpu"))
 
 
 def test_weight_decay_of_the_base_is_not_in_the_move():

@@ -34,7 +34,10 @@ def problem():
         ({"method": "fast"}, "method"),
         ({"targets": torch.zeros(11).long()}, "first dimension"),
         ({"targets": torch.zeros(0).long(), "inputs": torch.zeros(0, 7)}, "at least one"),
+        ({"targets": torch.tensor(0), "inputs": torch.zeros(1, 7)}, "first dimension"),
+        ({"targets": [], "inputs": []}, "at least one"),
         ({"loss_fn": F.cross_entropy}, "reduction='none'"),
+        ({"loss_fn": lambda z, y: z}, "reduction='none'"),
     ],
 )
 def test_bad_arguments_are_explained_and_change_nothing(problem, change, message):
@@ -267,6 +270,13 @@ def test_frozen_parameters_neither_move_nor_count(problem):
         assert net[0].weight.grad is None
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_where_the_gradient_is_0_nothing_moves_and_nothing_is_wrong(problem, method):
+    net, x, y = problem
+    loss = msam_grad(net, lambda z, y: 0 * z.sum(-1), x, y, rho=0.3, m=4, method=method)
+    assert loss == 0 and all(not g.any() for g in grads(net).values())
+
+
 def test_a_parameter_that_the_loss_does_not_reach_has_no_part(problem):
     net, x, y = problem
     net.aside = nn.Parameter(torch.ones(3).double())
@@ -294,11 +304,12 @@ class Averaging(nn.Module):
         self.apart = False
 
 
-def test_a_model_on_several_ranks_is_averaged_once(problem):
+@pytest.mark.parametrize(("m", "groups"), [(4, 3), (5, 3), (12, 1), (None, 1)])
+def test_a_model_on_several_ranks_is_averaged_once(problem, m, groups):
     net, x, y = problem
     model = Averaging(net)
-    msam_grad(model, losses, x, y, rho=0.3, m=4, method="loop")
-    assert model.passes == [*["apart"] * 5, "averaged"]  # two passes for each of three groups
+    msam_grad(model, losses, x, y, rho=0.3, m=m, method="loop")
+    assert model.passes == [*["apart"] * (2 * groups - 1), "averaged"]
 
 
 def test_unfreezing_is_noticed(problem):
