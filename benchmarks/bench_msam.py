@@ -102,10 +102,7 @@ def main() -> None:
         run()
         return
     print(machine())
-    try:
-        result = records.load("bench_msam")  # parts not run now stay as they were
-    except FileNotFoundError:
-        result = {}
+    result = records.load("bench_msam", missing={})  # parts not run now stay as they were
     for part in args.parts:
         rows = memory(args.batch) if part == "memory" else table(part, args.batch, args.repeats)
         name = part if device().type == "cpu" else f"{part}, {device().type}"

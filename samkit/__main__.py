@@ -81,7 +81,7 @@ def _list() -> None:
         print(f"{name}: {str(experiment.__doc__).splitlines()[0]}")
         for scale in experiments.SCALES:
             wanted = experiment.configs(scale, experiments.SEEDS[scale])
-            found = experiments.recorded(name, scale)
+            found = experiments.recorded_so_far(name, scale)
             hashes = {record["hash"] for record in found}
             have = sum(records.config_hash(config) in hashes for config in wanted)
             print(f"  {scale:7}{have:4} of {len(wanted):3} runs recorded")

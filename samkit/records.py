@@ -29,13 +29,14 @@ def folder() -> Path:
     return Path(chosen) if chosen else Path(__file__).resolve().parents[1] / "results"
 
 
-def load(name: str) -> dict:
-    """The record of that name, such as "bench_msam".
+def load(name: str, missing: dict | None = None) -> dict:
+    """The record of that name, such as "bench_msam"; ``missing``, if given, where it is not there.
 
-    FileNotFoundError that says where records come from if it is not there; ValueError if the file
-    is not whole.
+    Else FileNotFoundError that says where records come from; ValueError if the file is not whole.
     """
     path = folder() / f"{name}.json"
+    if not path.exists() and missing is not None:
+        return missing
     if not path.exists():
         raise FileNotFoundError(
             f"no record {path}. Records come with the repository: clone it, or set SAMKIT_RESULTS "

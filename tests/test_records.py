@@ -27,6 +27,7 @@ def test_what_is_saved_is_loaded(elsewhere):
 def test_a_missing_record_says_where_records_come_from():
     with pytest.raises(FileNotFoundError, match="clone it, or set SAMKIT_RESULTS"):
         records.load("nothing")
+    assert records.load("nothing", missing={"rows": []}) == {"rows": []}
 
 
 def test_half_a_record_is_not_a_record(elsewhere):

@@ -68,7 +68,9 @@ def environment(python: str, requirements: list[str]) -> Path:
     if not found:
         raise BuildFailed(f"no {python} here: name one of Colab's version, COLAB_PYTHON=...")
     if not (folder / "bin" / "python").exists():
-        subprocess.run([found, "-m", "venv", folder], check=True)
+        made = subprocess.run([found, "-m", "venv", folder], check=False)
+        if made.returncode:  # such as a shim of pyenv for a version that is not chosen
+            raise BuildFailed(f"{found} makes no environment: name another, COLAB_PYTHON=...")
     inside = folder / "bin" / "python"
     subprocess.run([inside, "-m", "pip", "install", "--quiet", *requirements], check=True)
     return inside

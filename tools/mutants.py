@@ -218,10 +218,7 @@ def load() -> dict[str, Any]:
     """The record: mutant or "control" -> its entry; empty where there is none yet."""
     from samkit import records
 
-    try:
-        return records.load(RECORD)
-    except FileNotFoundError:
-        return {}
+    return records.load(RECORD, missing={})
 
 
 def run(chosen: Iterable[str] = (), again: bool = False) -> list[str]:

@@ -57,10 +57,7 @@ def sources(module: str) -> str:
 
 def load() -> dict[str, Any]:
     """The record: module -> its entry; empty where there is none yet."""
-    try:
-        return records.load(RECORD)
-    except FileNotFoundError:
-        return {}
+    return records.load(RECORD, missing={})
 
 
 def attempt(module: str) -> dict[str, Any]:

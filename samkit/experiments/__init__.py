@@ -62,10 +62,24 @@ def scale(name: str | None = None) -> str:
 
 
 def recorded(name: str, scale: str) -> list[dict]:
-    """The recorded runs of an experiment, all of them runs that it still has.
+    """The recorded runs of an experiment, all of them runs that it still has, at least one.
 
-    Raises ValueError for a record that belongs to another configuration than today's, or none.
+    Raises FileNotFoundError, with the command that makes them, where none are recorded; ValueError
+    for a record that belongs to another configuration than today's, or none.
     """
+    from samkit import records
+
+    found = recorded_so_far(name, scale)
+    if not found:
+        raise FileNotFoundError(
+            f"no runs in {records.runs_path(name, scale)}. Records come with the repository: "
+            f"restore the file, or make it: python -m samkit run {name} --scale {scale}"
+        )
+    return found
+
+
+def recorded_so_far(name: str, scale: str) -> list[dict]:
+    """:func:`recorded`, but none where none are recorded yet."""
     from samkit import records
     from samkit.experiments.sweep import stale
 
@@ -83,7 +97,7 @@ def complete(name: str, scale: str, data: str) -> list[dict]:
     """The recorded runs on that data set, of those seeds that have all of its runs."""
     from samkit import records
 
-    found = {r["hash"]: r for r in recorded(name, scale) if r["config"].get("data") == data}
+    found = {r["hash"]: r for r in recorded_so_far(name, scale) if r["config"].get("data") == data}
     kept = []
     for seed in sorted({record["seed"] for record in found.values()}):
         wanted = [c for c in load(name).configs(scale, (seed,)) if c.data == data]
@@ -101,7 +115,7 @@ def runs(name: str, scale_name: str | None = None) -> list[dict]:
     from samkit import records
 
     chosen = scale(scale_name)
-    found = {record["hash"]: record for record in recorded(name, chosen)}
+    found = {record["hash"]: record for record in recorded_so_far(name, chosen)}
     experiment = load(name)
     result = []
     for config in experiment.configs(chosen, SEEDS[chosen]):

@@ -72,7 +72,7 @@ def sweep(
     experiment = experiments.load(name)
     scale = experiments.scale(scale)
     seeds = experiments.SEEDS[scale] if seeds is None else seeds
-    before = experiments.recorded(name, scale)
+    before = experiments.recorded_so_far(name, scale)
     known = {record["hash"] for record in before}
     wanted = only(experiment.configs(scale, seeds), data, match)
     todo = [config for config in wanted if records.config_hash(config) not in known]

@@ -211,9 +211,10 @@ def fit(
         progress: called with (epochs done, the latest metrics) after each epoch; what it raises
             ends the training.
 
-    On CUDA, images are channels_last, the forward passes run in bf16 autocast, and steps of all
-    methods but m-SAM and group-SAM do not wait for the device: after a few of them their passes are
-    recorded as a CUDA graph, which is played again in each step (unless the network has dropout).
+    On CUDA, images are channels_last and the forward passes run in bf16 autocast. Except for m-SAM
+    and group-SAM with m below the batch size, steps do not wait for the device: after a few of them
+    their passes are recorded as a CUDA graph, which is played again in each step (unless the
+    network has dropout, or several processes train it).
 
     Where torch.distributed is initialized (torchrun), its processes train one network together,
     called with the same arguments, and all return what one process would: a process takes
@@ -251,7 +252,7 @@ def fit(
     if checkpoint is not None:
         first = run.load(checkpoint, result)
     rng = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with rng, run.on_the_device():
+    with rng, _own_stream(device) if device.type == "cuda" else nullcontext():
         for epoch in range(first, recipe.epochs):
             try:
                 batch_loss = run.epoch(epoch, x, y)
@@ -325,18 +326,6 @@ class _Run:
         self.averaged = None if recipe.swa_from is None else AveragedModel(net)
         self.msam_method = "ghost"  # named, so that runs repeat bit for bit
         self.recorded: tuple[Recipe, Gradient] | None = None  # a rule, and its passes as a graph
-
-    @contextmanager
-    def on_the_device(self) -> Iterator[None]:
-        """On CUDA a stream of its own, which recording needs, and the fastest convolutions."""
-        if not self._cuda:
-            yield
-            return
-        before, own = torch.cuda.current_stream(), torch.cuda.Stream()  # pragma: no cover
-        own.wait_stream(before)  # pragma: no cover
-        with torch.cuda.stream(own), cudnn.flags(enabled=True, benchmark=True):  # pragma: no cover
-            yield
-        before.wait_stream(own)  # pragma: no cover, needs a GPU
 
     # one epoch
 
@@ -564,6 +553,20 @@ class _Run:
         self.msam_method = state["msam_method"]
         result.history = state["history"]
         return state["epochs"]
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:  # pragma: no cover, needs a GPU
+    """A stream that is not the default one, for recording, and the fastest convolutions on it."""
+    before, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    benchmark, cudnn.benchmark = cudnn.benchmark, not cudnn.deterministic
+    own.wait_stream(before)
+    try:
+        with torch.cuda.stream(own):
+            yield
+    finally:
+        before.wait_stream(own)
+        cudnn.benchmark = benchmark
 
 
 class _Recorded:

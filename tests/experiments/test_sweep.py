@@ -27,6 +27,14 @@ def run(**options):
     return sweep.sweep(NAME, "ci", say=lines.append, **options), "\n".join(lines)
 
 
+def test_where_nothing_is_recorded_the_file_and_the_command_are_named():
+    assert experiments.recorded_so_far(NAME, "ci") == []
+    with pytest.raises(FileNotFoundError) as missing:
+        experiments.recorded(NAME, "ci")
+    assert f"no runs in {records.runs_path(NAME, 'ci')}" in str(missing.value)
+    assert f"python -m samkit run {NAME} --scale ci" in str(missing.value)
+
+
 def test_what_is_recorded_is_skipped():
     outcome, said = run(seeds=(0,))
     assert (outcome.done, outcome.skipped, outcome.left) == (4, 0, 0)

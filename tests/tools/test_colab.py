@@ -47,9 +47,15 @@ def test_the_list_kept_here_holds_what_the_notebooks_import():
     assert "samkit" not in pins and "mnist1d" not in pins  # these the first cell has to bring
 
 
-def test_a_python_that_is_not_there_is_named():
+def test_a_python_that_is_not_there_or_does_not_run_is_named(tmp_path, monkeypatch):
     with pytest.raises(BuildFailed, match=r"no python9\.9 here"):
         colab.environment("python9.9", [])
+    shim = tmp_path / "python3.99"
+    shim.write_text("#!/bin/sh\necho no such version is chosen\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setattr(colab, "BUILD", tmp_path)
+    with pytest.raises(BuildFailed, match=r"python3\.99 makes no environment: name another"):
+        colab.environment(str(shim), [])
 
 
 @pytest.fixture
