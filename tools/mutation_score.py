@@ -5,7 +5,8 @@ change that lets the module's tests pass is a survivor; the score is the share o
 Changes of `|` are left out: nearly all of them stand in annotations, which are never evaluated.
 
 The changes are made in a copy of the sources (_build/mutation), never here. What has been tried is
-kept there: an interrupted run goes on where it stopped. Results go to results/mutation_score.json.
+kept there: an interrupted run goes on where it stopped. Results go to results/mutation_score.json;
+tests/survivors.toml says of each survivor why it is one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from samkit import claims, records
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "_build" / "mutation"
 RECORD = "mutation_score"
+REASONS = ROOT / "tests" / "survivors.toml"
 TESTS = {  # of each core module of samkit
     "samkit/perturb.py": "tests/test_perturb.py",
     "samkit/optim.py": "tests/test_optim.py",
@@ -58,6 +61,12 @@ def sources(module: str) -> str:
 def load() -> dict[str, Any]:
     """The record: module -> its entry; empty where there is none yet."""
     return records.load(RECORD, missing={})
+
+
+def reasons() -> dict[tuple[str, str], str]:
+    """Why survivors survive, by the module and the line that was changed."""
+    found = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
+    return {(entry["module"], entry["old"]): entry["why"] for entry in found}
 
 
 def attempt(module: str) -> dict[str, Any]:

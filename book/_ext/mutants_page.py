@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import html
 import sys
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from docutils import nodes
@@ -91,6 +93,7 @@ class MutationScoreDirective(SphinxDirective):
             raise self.error(
                 f"results/mutation_score.json lacks {', '.join(sorted(missing))}: make mutation"
             )
+        reasons = mutation_score.reasons()
         for module, entry in found.items():
             tried, survivors = entry["tried"], entry["survivors"]
             noticed = tried - len(survivors)
@@ -101,11 +104,19 @@ class MutationScoreDirective(SphinxDirective):
                 f"<td>{tried}</td><td>{noticed}</td><td>{noticed / tried:.0%}</td>"
                 f"<td>{entry['date']}{later}</td></tr>"
             )
-            items = "".join(
-                f"<li>line {s['line']}: <code>{html.escape(s['old'])}</code> became "
-                + (f"<code>{html.escape(s['new'])}</code></li>" if s["new"] else "nothing</li>")
-                for s in survivors
-            )
+            items = ""
+            for old, group in groupby(survivors, itemgetter("old")):  # by line
+                changed = list(group)
+                if (module, old) not in reasons:
+                    raise self.error(f"tests/survivors.toml does not say why {old!r} survives")
+                became = ", ".join(
+                    f"<code>{html.escape(s['new'])}</code>" if s["new"] else "nothing"
+                    for s in changed
+                )
+                items += (
+                    f"<li>line {changed[0]['line']}: <code>{html.escape(old)}</code> became "
+                    f"{became}. Why: {html.escape(reasons[module, old])}.</li>"
+                )
             folds.append(
                 f"<details><summary>The {len(survivors)} survivors of {name}</summary>"
                 f"<ul>{items}</ul></details>"

@@ -152,8 +152,8 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = build(config.net, config.seed, len(found.classes)).to(device)
     evaluated = {name: part for name, part in sets.items() if name != "train"}
-    # a small training set is not held up by large ones to evaluate; an epoch on images of full size
-    # costs three times its evaluation, which is done after every second one
+    # a small training set is not held up by large ones to evaluate; for images of full size the
+    # evaluation is a good third of an epoch by count, and done after every second one
     every = max(1, sum(len(y) for _, y in evaluated.values()) // len(sets["train"][1]))
     every = every if augment is None else 2 * every
 

@@ -59,6 +59,17 @@ def test_every_core_module_has_a_score():
         assert len(entry["survivors"]) < entry["tried"] / 4
 
 
+def test_every_survivor_is_explained_and_nothing_else():
+    survivors = {
+        (module, survivor["old"])
+        for module, entry in mutation_score.load().items()
+        for survivor in entry["survivors"]
+    }
+    reasons = mutation_score.reasons()
+    assert reasons.keys() - survivors == set() and survivors - reasons.keys() == set()
+    assert all(reasons.values())
+
+
 def test_an_unknown_module_is_named_with_those_that_there_are():
     with pytest.raises(SystemExit, match=r"no core module: samkit/no\.py; name samkit/perturb\.py"):
         mutation_score.main(["samkit/no.py"])
