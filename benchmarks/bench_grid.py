@@ -37,6 +37,7 @@ def main() -> None:
     x, y = rng.normal(size=(4000, 40)), rng.integers(10, size=4000)
     examples = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
     torch.set_num_threads(1)
+    result = {"machine": machine(), "seeds": args.seeds, "repeats": args.repeats}
     seeds, rows = range(args.seeds), []
     for name, net in NETS.items():
         for label, (rule, recipe) in RULES.items():
@@ -58,8 +59,7 @@ def main() -> None:
             row |= {f"{w} / together": seconds[w] / seconds["together"] for w in [*ways][1:]}
             rows.append(row)
             print(row, flush=True)
-    result = {"machine": machine(), "seeds": args.seeds, "repeats": args.repeats, "rows": rows}
-    records.save("bench_grid", result)
+    records.save("bench_grid", result | {"rows": rows})
 
 
 if __name__ == "__main__":
