@@ -34,7 +34,10 @@ def by_apt() -> None:
         return
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run([*may, "apt-get", "update", "-qq"], env=quiet)
-    subprocess.run([*may, "apt-get", "install", "-y", "-qq", "chromium"], env=quiet)
+    # what chromium recommends besides fonts, such as printing, is a hundred packages more
+    get = ["apt-get", "install", "-y", "-qq", "--no-install-recommends"]
+    wanted = ["chromium", "fonts-liberation"]
+    subprocess.run([*may, *get, *wanted], env=quiet, stdout=subprocess.DEVNULL)
 
 
 def by_playwright() -> None:
@@ -61,11 +64,12 @@ def chromium():
     """A running browser that reaches this machine and no other."""
     from playwright.sync_api import sync_playwright
 
+    path = find_or_get()  # before Playwright runs, which it may have to ask too
     with sync_playwright() as playwright:
         alone = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
         quiet = ["--disable-background-networking", "--disable-quic"]
         running = playwright.chromium.launch(
-            executable_path=find_or_get(), args=["--no-sandbox", alone, *quiet]
+            executable_path=path, args=["--no-sandbox", alone, *quiet]
         )
         yield running
         running.close()
