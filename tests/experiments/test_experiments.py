@@ -228,7 +228,7 @@ def test_summaries_name_the_settings_and_pair_the_seeds():
                 "kinks": k,
             }
             records.append(name, "ci", config, metrics, seconds=1.0, data="")
-        tables[name] = experiment.summary(experiments.recorded(name, "ci"))
+        tables[name] = experiment.summary(experiments.recorded_so_far(name, "ci"))
     assert all(row["runs"] == 2 for rows in tables.values() for row in rows)
     erm, random, *_ = tables["fig01_perturbations"]
     assert erm["method"] == "ERM" and "test error - base" not in erm
