@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import jupytext
@@ -34,6 +34,8 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from sqlalchemy.exc import SQLAlchemyError
 
 from samkit import claims
@@ -87,10 +89,30 @@ def digest(paths) -> str:
     return total.hexdigest()
 
 
+def libraries(name: str, extra: str) -> list[str]:
+    """A package with an extra and all that they require, as installed, such as "numpy==2.4.6"."""
+    found: dict[str, str] = {}
+    seen, waiting = set(), [(name, ""), (name, extra)]
+    while waiting:
+        name, extra = waiting.pop()
+        if (canonicalize_name(name), extra) in seen:
+            continue
+        seen.add((canonicalize_name(name), extra))
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:  # wanted on other systems, or without need
+            continue
+        found[canonicalize_name(name)] = package.version
+        for needed in map(Requirement, package.requires or ()):
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                waiting += [(needed.name, part) for part in ("", *needed.extras)]
+    return sorted(f"{name}=={version}" for name, version in found.items())
+
+
 def environment() -> str:
     """What besides the sources decides an execution: the libraries and the scale."""
-    installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()})
-    return "\n".join([*installed, sys.version, os.environ.get("SAMKIT_SCALE", "ci")])
+    scale = os.environ.get("SAMKIT_SCALE", "ci")
+    return "\n".join([*libraries("samkit", "book"), sys.version, scale])
 
 
 def fingerprint(page: Path) -> str:

@@ -243,6 +243,13 @@ def ahead() -> nn.Module:
     return net
 
 
+def mixed(z: Tensor, to: int, of: int) -> Tensor:
+    """Adds one row of z to another one."""
+    rows = list(z)
+    rows[to] = rows[to] + rows[of]
+    return torch.stack(rows)
+
+
 def seen(how: Callable[..., Tensor], reason: str) -> tuple[Callable[[], nn.Module], Callable, str]:
     return two(how), vector, reason
 
@@ -270,6 +277,12 @@ LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
     "activations that mix": seen(lambda s, x: s.b(s.a(x) - x.mean(0)), "depends on another one"),
     "activations that mix later": seen(
         lambda s, x: s.b(s.a(x).cumsum(0)), "depends on another one"
+    ),
+    "the first example takes from the last": seen(
+        lambda s, x: mixed(s.b(s.a(x)), 0, -1), "depends on another one"
+    ),
+    "the last example takes from the first": seen(
+        lambda s, x: mixed(s.b(s.a(x)), -1, 0), "depends on another one"
     ),
     "the batch second": (
         lambda: Forward(

@@ -73,6 +73,14 @@ def test_the_scale_is_part_of_what_was_executed(tree, monkeypatch):
     assert book.fingerprint(tree) != before
 
 
+def test_only_libraries_of_the_book_are_part_of_what_was_executed():
+    names = {line.split("==")[0] for line in book.libraries("samkit", "book")}
+    assert {"samkit", "numpy", "torch", "ipykernel", "sphinx"} <= names  # extras of extras too
+    assert not {"pytest", "ruff", "nbval"} & names
+    without = {line.split("==")[0] for line in book.libraries("samkit", "")}
+    assert without == {"samkit", "numpy", "scipy"}
+
+
 def test_records_are_part_of_what_was_executed_and_checkpoints_are_not(tree):
     results, before = tree.parents[1] / "results", book.fingerprint(tree)
     (results / "checkpoints").mkdir(parents=True)
