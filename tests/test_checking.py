@@ -38,6 +38,11 @@ claims.check("z", broken)
 for name in ("y", "w"):
     claims.check(f"loop.{name}", values["y"])
 ```
+
+```{code-cell} ipython3
+runs = []
+claims.check("waits", max(runs)) if runs else "not yet"
+```
 """
 
 
@@ -49,7 +54,7 @@ def book(tmp_path, monkeypatch):
             id=id_, statement=f"It is {id_}.", place="p", kind="theorem", chapter="01-one",
             scale="ci", check="how", sense="at most", tolerance=1.0, reason="because",
         )
-        for id_ in ("x", "z", "loop.y", "loop.w")
+        for id_ in ("x", "z", "loop.y", "loop.w", "waits")
     }  # fmt: skip
     unchecked = dict(sense="", tolerance=None, reason="", id="later")
     rows["later"] = claims.Claim(**{**vars(rows["x"]), **unchecked})
@@ -75,6 +80,11 @@ def test_an_unexpected_verdict_and_a_row_that_raises_are_code_1(book, capsys):
     assert main(["check", "z", "x"]) == 1
     said = capsys.readouterr().out
     assert "no measurement: ZeroDivisionError" in said and "PASS" in said
+
+
+def test_a_row_whose_runs_are_missing_is_not_yet_and_no_failure(book, capsys):
+    assert main(["check", "waits"]) == 0
+    assert "NOT YET  its runs are not recorded (scale ci)" in capsys.readouterr().out
 
 
 def test_ids_made_by_a_loop_are_found(book):

@@ -4,7 +4,7 @@ One file for each: ``configs(scale, seeds)`` lists its runs as frozen dataclasse
 carries one out and returns its metrics, ``summary(records)`` makes the table that it is for.
 
 ==========================  ======================================================  ==============
-``fig01_perturbations``     ERM, random, n-SAM and SAM over radii                   Figure 1
+``fig01_perturbations``     ERM, random, n-SAM and SAM over radii                   Figures 1, 11
 ``fig02_role_of_m``         m-SAM over m                                            Figures 2 and 3
 ``fig04_sharpness``         sharpness of the trained networks against test error    Figure 4
 ``fig07_relu_network``      one hidden layer in 1D: what SAM's function looks like  Figure 7

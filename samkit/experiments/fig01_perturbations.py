@@ -52,12 +52,13 @@ def summary(records: Sequence[dict]) -> list[dict]:
 def lead(records: Sequence[dict]) -> tuple[float, float]:
     """95 % interval of how far SAM's test error is below the best of all others, paired by seed.
 
-    Every method has the radius of its lowest mean validation error. Records of one data set.
+    Every method has the radius of its lowest mean validation error, of those at which no run
+    diverged. Records of one data set.
     """
     rows = summary(records)
 
     def best(methods: tuple[str, ...]) -> Callable[[Mapping[str, Any]], bool]:
-        own = [row for row in rows if row["method"] in methods and "validation error" in row]
+        own = [row for row in rows if row["method"] in methods and not row["diverged"]]
         row = min(own, key=lambda row: row["validation error"])
         return lambda config: all(row[k] == v for k, v in setting(config).items())
 
