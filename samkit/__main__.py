@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from samkit import experiments, records
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("rows", nargs="*", help="their ids, or chapters such as 07-relu-network")
     check.add_argument("--all", action="store_true", help="every row")
     run = commands.add_parser("run", help="run what is not recorded yet")
-    run.add_argument("experiment", help="its name, or 'all'")
+    run.add_argument("experiment", help="its name, or 'all' that have such runs")
     run.add_argument("--scale", help="ci, laptop or paper (default: $SAMKIT_SCALE, else ci)")
     run.add_argument("--seeds", type=_seeds, help="such as 0,1,2 (default: the scale's own)")
     run.add_argument("--data", help="only runs on that data set, such as cifar10")
@@ -70,9 +70,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write numbers like 0,1,2") from None
+        seeds = (-1,)
+    if min(seeds) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: write numbers like 0,1,2")
+    return seeds
 
 
 def _list() -> None:
@@ -116,12 +119,15 @@ def _run(options: argparse.Namespace) -> int:
     from samkit.experiments.sweep import duration, only, stale, sweep
 
     scale = experiments.scale(options.scale)
-    names = experiments.NAMES if options.experiment == "all" else (options.experiment,)
+    names = _names(options, scale)
     jobs = options.jobs
     if jobs is None:
         jobs = -1 if options.dask else 1
     if jobs == 0 or jobs < -1:
         raise ValueError(f"--jobs {jobs}: pass a number of processes, or -1 for all cores")
+    minutes = options.budget_minutes
+    if minutes is not None and not minutes >= 0:
+        raise ValueError(f"--budget-minutes {minutes}: pass 0 or more")
     started, left = time.monotonic(), 0
     for name in names:
         experiment = experiments.load(name)
@@ -150,6 +156,28 @@ def _run(options: argparse.Namespace) -> int:
                 say=lambda line: print(line, flush=True),
             ).left
     return 3 if left else 0
+
+
+def _names(options: argparse.Namespace, scale: str) -> Sequence[str]:
+    """The experiments asked for; of 'all' those that have such runs."""
+    from samkit.experiments.sweep import NoRun, only
+
+    if options.experiment != "all":
+        return (options.experiment,)
+    if options.data is None and options.match is None:
+        return experiments.NAMES
+    found = []
+    for name in experiments.NAMES:
+        seeds = experiments.SEEDS[scale] if options.seeds is None else options.seeds
+        with suppress(NoRun):
+            if only(experiments.load(name).configs(scale, seeds), options.data, options.match):
+                found.append(name)
+    if not found:
+        raise ValueError(
+            f"no experiment at scale {scale} has a run with --data {options.data}, --match "
+            f"{options.match}; for a single experiment these say what there is"
+        )
+    return found
 
 
 @contextmanager

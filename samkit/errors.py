@@ -4,7 +4,11 @@ from __future__ import annotations
 
 
 class NonFinite(FloatingPointError):
-    """A loss or a gradient is inf or nan; nothing has been changed."""
+    """A loss or a gradient is inf or nan: no step has been taken, the weights are as before.
+
+    After ``SAM.step`` every p.grad is None and the step is not counted. What forward passes update,
+    such as BatchNorm's running statistics, has seen the batch.
+    """
 
 
 class Undefined(ValueError):

@@ -20,14 +20,16 @@ gradient. The members of the family differ in where delta comes from:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Adadelta, Optimizer
 
 from samkit import passes, perturb
 from samkit.errors import NonFinite
@@ -63,8 +65,8 @@ class SAM(Optimizer):
     the loss is.
 
     `param_groups` and `state` are the base optimizer's own, so a scheduler may be attached to
-    either, and `state_dict` holds everything. rho is an entry of each parameter group. Groups with
-    different radii move in the ellipsoid
+    either, a state loaded into either, and `state_dict` holds everything. rho is an entry of each
+    parameter group. Groups with different radii move in the ellipsoid
     :math:`\sum_k \lVert\delta_k\rVert^2 / \rho_k^2 \le 1`: a group with rho = 0 does not move and
     does not count in the norm.
 
@@ -85,16 +87,22 @@ class SAM(Optimizer):
 
     - Gradient clipping belongs between the second pass and the step of the base optimizer, that
       is in a hook: `base.register_step_pre_hook(clip)`, with a `clip(*_)` that calls
-      `clip_grad_norm_` and returns None. It sees unscaled gradients, also under a GradScaler.
+      `clip_grad_norm_` and returns None. It sees unscaled gradients, also under a GradScaler. A
+      hook on the SAM optimizer itself comes before the passes, too early to clip.
     - Gradient accumulation: let the closure run forward and backward on all micro-batches.
     - Mixed precision: the closure does `scaler.scale(loss).backward()`, then
       `opt.step(closure, scaler=scaler); scaler.update()`. Gradients that overflow in either pass
-      skip the step, as in torch. The closure opens autocast itself.
+      skip the step, as in torch. The closure opens autocast itself. Weights that are themselves
+      bfloat16 or float16 do not move where the move is smaller than half their spacing, in bfloat16
+      :math:`2^{-9}` of the weight: keep float32 weights.
     - BatchNorm's running statistics are those of the first pass. Both passes see the same dropout
-      masks.
+      masks: torch's random numbers are drawn again, those of Python's `random` and NumPy in the
+      closure are not.
     - DDP: by default every rank moves along the averaged gradient (m = the global batch). With
       `ascent_context=model.no_sync` each rank moves along its own (m = the local batch), without
-      communication in the first pass. The closure must contain the forward pass.
+      communication in the first pass. The closure must contain the forward pass. DDP's
+      `static_graph=True` does not allow passes within `no_sync`. If one rank alone raises, as by
+      inf in what only its first pass saw, the others wait for it: let that end all of them.
     - sparse gradients, parameters without a gradient, and parameters with one in only one of the
       passes are fine: who has none in the first does not move, who has none in the second gets no
       step.
@@ -113,12 +121,18 @@ class SAM(Optimizer):
         between: (first, last): SAM in the steps first <= t < last, the base optimizer's plain
             step in all others. None as last: to the end.
         ascent_context: a context manager for the passes that find delta.
-        model: whose BatchNorm statistics are to be updated once a step. By default those modules
-            that are called in the first step; after `model.compile()` they are not seen.
+        model: whose BatchNorm statistics are to be updated once a step. By default that of the
+            modules called in the first step, with all that belongs to them later. Pass it if it is
+            first called in a later step, or after `model.compile()`, whose calls are not seen.
         generator: for the random directions; its state is saved too.
 
-    Raises ValueError for arguments that do not fit; NonFinite, with the weights as before the step,
-    if there is no scaler and the gradient of either pass is inf or nan.
+    A base optimizer that has been in a SAM before gets the new rho in those groups that had the
+    earlier one.
+
+    Raises ValueError for arguments that do not fit; NonFinite if there is no scaler and the
+    gradient of either pass, or its norm, is inf or nan: the weights are as before, p.grad is None
+    and the step does not count, but BatchNorm's running statistics have seen the batch. A step of a
+    single pass is not looked at, as in torch.
 
     Sources: Foret et al. 2021; Kwon et al. 2021; sections 2 to 4 of the paper, and the switches of
     its code. Chapter: "SAM in practice".
@@ -142,11 +156,9 @@ class SAM(Optimizer):
         model: nn.Module | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        if not isinstance(base, Optimizer):
-            raise ValueError("base must be an optimizer, such as torch.optim.SGD(...), not a class")
+        _check_base(base)
         for r in (rho, *(group.get("rho", rho) for group in base.param_groups)):
-            if not 0 <= r < float("inf"):
-                raise ValueError(f"rho must be a number >= 0, not {r}")
+            _check_radius(r)
         if ascent_steps < 1 or int(ascent_steps) != ascent_steps:
             raise ValueError(f"ascent_steps must be an integer >= 1, not {ascent_steps}")
         if direction not in DIRECTIONS:
@@ -154,6 +166,13 @@ class SAM(Optimizer):
         random = direction != "gradient"
         if random and (ascent_steps > 1 or random_start or step_size_only or not normalize):
             raise ValueError("a random direction takes no gradient, so no option of an ascent")
+        _check_between(between)
+        if not 0 <= eta < float("inf"):
+            raise ValueError(f"eta must be a number >= 0, not {eta}")
+        if not 0 < ascent_lr < float("inf"):
+            raise ValueError(f"ascent_lr must be a number > 0, not {ascent_lr}")
+        if model is not None and not isinstance(model, nn.Module):
+            raise ValueError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         self.base = base
         self.normalize = normalize
         self.eta = eta if adaptive else None
@@ -166,19 +185,44 @@ class SAM(Optimizer):
         self.ascent_context = ascent_context
         self.generator = generator
         self.steps = 0
+        self.model = model
+        self._called: list[nn.Module] | None = None
         self._moves = passes.Moves()
+        for group in base.param_groups:  # of an earlier SAM
+            if "rho" in base.defaults and group["rho"] == base.defaults["rho"]:
+                group["rho"] = rho
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
-        self.modules = None if model is None else set(model.modules())
         base.defaults["rho"] = rho  # a group added to the base optimizer gets it too
         self._share()
+        self._follow()
 
     def _share(self) -> None:
-        """One list of groups and one state for both optimizers."""
+        """One list of groups and one state for both optimizers; groups keep their radii."""
+        for old, new in zip(self.param_groups, self.base.param_groups, strict=True):
+            new.setdefault("rho", old["rho"])
         self.param_groups, self.state = self.base.param_groups, self.base.state
 
-    def step(  # type: ignore[override]  # the closure is not optional
+    def _follow(self) -> None:
+        """Shares again whenever the base optimizer loads a state, as that makes new groups."""
+        here = weakref.ref(self)
+
+        def share(_: Optimizer) -> None:
+            if (sam := here()) is not None:
+                sam._share()
+
+        self.base.register_load_state_dict_post_hook(share)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What a GradScaler asks first if it is given this optimizer: it must be the other way."""
+        raise ValueError(
+            "scaler.step(opt, ...) cannot carry out the passes of SAM: call "
+            "opt.step(closure, scaler=scaler), then scaler.update()"
+        )
+
+    def step(  # type: ignore[override]  # the loss is returned always
         self,
-        closure: Closure,
+        closure: Closure | None = None,
         ascent_closure: Closure | None = None,
         *,
         scaler: GradScaler | None = None,
@@ -196,7 +240,7 @@ class SAM(Optimizer):
 
     def gradient(
         self,
-        closure: Closure,
+        closure: Closure | None = None,
         ascent_closure: Closure | None = None,
         *,
         scaler: GradScaler | None = None,
@@ -208,13 +252,17 @@ class SAM(Optimizer):
         """
         if closure is None:
             raise ValueError("SAM evaluates the loss more than once: call step(closure)")
-        self.steps += 1
+        for group in self.param_groups:
+            _check_radius(group["rho"])
         first, last = self.between
-        active = first < self.steps and (last is None or self.steps <= last)
+        active = first <= self.steps and (last is None or self.steps < last)
         with torch.enable_grad():
             if active and any(group["rho"] > 0 for group in self.param_groups):
-                return self._sam(closure, ascent_closure, scaler)
-            return closure()
+                loss = self._sam(closure, ascent_closure, scaler)
+            else:
+                loss = closure()
+        self.steps += 1
+        return loss
 
     def _sam(self, closure: Closure, ascent: Closure | None, scaler: GradScaler | None) -> Tensor:
         """Fills p.grad with the gradient at w + delta; returns the loss of the first pass."""
@@ -238,9 +286,9 @@ class SAM(Optimizer):
         noise = passes.Noise(weights)
         scale = 1.0 if scaler is None else scaler.get_scale()
         losses: list[Tensor] = []
-        with self._modules() as modules:
+        with self._modules() as roots:
             for _ in range(self.ascent_steps):
-                statistics = passes.tracked(modules) if losses else []
+                statistics = _statistics(roots) if losses else []
                 with (
                     self._moves(weights, delta, factor),
                     passes.kept(statistics),
@@ -251,33 +299,41 @@ class SAM(Optimizer):
                 delta, factor = self._ascend(delta, grads, radii, rho, scale)
                 self.zero_grad()  # should the closure forget to
                 noise.replay()
-            statistics = [] if ascent else passes.tracked(modules)
+            statistics = [] if ascent else _statistics(roots)
+            # inf or nan if the first pass is, though the second one may not show it
+            mark = factor if isinstance(factor, Tensor) else passes.total(delta)
             first = grads if self.step_size_only else []
             del grads
             with self._moves(weights, delta, factor), passes.kept(statistics):
                 del delta
                 closure()
-        second = [p.grad for p in weights]
-        if scaler is None and not passes.finite(second):
+        if self.step_size_only:
+            second = [p.grad for p in weights]
+            for p, g in zip(weights, perturb.step_size_only(first, second), strict=True):
+                p.grad = g
+        grads = [p.grad for p in weights]
+        if scaler is not None:
+            _spread(mark, grads)
+        elif not passes.finite([mark, *grads]):
+            self.zero_grad()
             raise NonFinite(
                 "the gradient is inf or nan, in the first or the second pass. No step has been "
                 "taken: lower the learning rate or rho, skip this batch, or pass your GradScaler "
                 "as step(..., scaler=scaler)"
             )
-        if self.step_size_only:
-            for p, g in zip(weights, perturb.step_size_only(first, second), strict=True):
-                p.grad = g
         return losses[0]
 
     @contextmanager
-    def _modules(self) -> Iterator[set[nn.Module]]:
-        """All modules that the closure calls, as seen in the first step."""
-        if self.modules is None:
-            with passes.modules_called() as seen:
-                yield seen
-            self.modules = seen
+    def _modules(self) -> Iterator[Sequence[nn.Module]]:
+        """The modules that the closure calls, as seen in the first step; or the model."""
+        if self.model is not None:
+            yield [self.model]
+        elif self._called is None:
+            with passes.modules_called() as roots:
+                yield roots
+            self._called = roots
         else:
-            yield self.modules
+            yield self._called
 
     def _ascend(
         self,
@@ -308,12 +364,17 @@ class SAM(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Everything, the base optimizer included (but not a scheduler's wrapper of `step`)."""
         kept = {k: v for k, v in self.__dict__.items() if k != "step"}
-        return kept | {"modules": None, "_moves": passes.Moves()}
+        return kept | {"_called": None, "_moves": passes.Moves()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._follow()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; a new group may belong to modules not seen before."""
+        _check_radius(param_group.get("rho", 0.0))
         super().add_param_group(param_group)
-        self.modules = None
+        self._called = None
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state_dict, momentum and all, and under "sam" what is SAM's own."""
@@ -321,10 +382,58 @@ class SAM(Optimizer):
         return {**self.base.state_dict(), "sam": {"steps": self.steps, "generator": generator}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resumes bit for bit what `state_dict` saved."""
+        """Resumes bit for bit what `state_dict` saved.
+
+        A state_dict of the base optimizer without SAM will do: steps count from 0 then, and the
+        groups keep their rho.
+        """
         self.base.load_state_dict(state_dict)
-        self._share()
-        own = state_dict["sam"]
+        own = state_dict.get("sam", {"steps": 0, "generator": None})
         self.steps = own["steps"]
         if self.generator is not None and own["generator"] is not None:
-            self.generator.set_state(own["generator"])
+            self.generator.set_state(own["generator"].cpu())  # wherever map_location has put it
+
+
+def _check_base(base: Optimizer) -> None:
+    """ValueError for an optimizer that SAM cannot be around."""
+    if not isinstance(base, Optimizer):
+        raise ValueError("base must be an optimizer, such as torch.optim.SGD(...), not a class")
+    if isinstance(base, SAM):
+        raise ValueError("base is a SAM already: set its options, or pass the optimizer in it")
+    if isinstance(base, LBFGS):
+        raise ValueError("LBFGS evaluates the loss by itself, at other points than SAM's")
+    if isinstance(base, Adadelta):
+        raise ValueError("Adadelta has a rho of its own in its groups, where SAM's has to be")
+
+
+def _check_radius(rho: Any) -> None:
+    """ValueError for what is no radius."""
+    if not isinstance(rho, Real) or not 0 <= float(rho) < float("inf"):
+        raise ValueError(f"rho must be a number >= 0, not {rho!r}")
+
+
+def _check_between(between: Any) -> None:
+    """ValueError for what is no range of steps."""
+    fits = isinstance(between, tuple | list) and len(between) == 2
+    if fits:
+        first, last = between
+        fits = isinstance(first, int) and first >= 0
+        fits = fits and (last is None or (isinstance(last, int) and last >= first))
+    if not fits:
+        raise ValueError(
+            "between must be (first, last), integers with 0 <= first <= last, or None as last, "
+            f"not {between!r}"
+        )
+
+
+def _statistics(roots: Sequence[nn.Module]) -> list[Tensor]:
+    """The running statistics of these modules and of all that is in them now."""
+    return passes.tracked(module for root in roots for module in root.modules())
+
+
+def _spread(mark: Tensor, grads: Sequence[Tensor | None]) -> None:
+    """Puts nan into one of the gradients, where a scaler finds it, if the mark is inf or nan."""
+    some = [g for g in grads if g is not None]
+    if some:
+        size = mark.abs()
+        min(some, key=Tensor.numel).mul_(1 + (size - size))  # 1, or nan: nothing waits to see it

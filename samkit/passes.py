@@ -35,6 +35,7 @@ class Moves:
         """
         where = [w for w, d in zip(weights, deltas, strict=True) if d is not None]
         some = [d for d in deltas if d is not None]
+        del deltas  # this frame lives as long as the pass, and would keep them
         with torch.no_grad():
             if not _alike(self.before, where):
                 self.before = [torch.empty_like(w) for w in where]
@@ -74,11 +75,16 @@ def _add(weights: list[Tensor], deltas: list[Tensor], scale: Tensor | float) -> 
         torch._foreach_add_(weights, deltas, alpha=scale)
 
 
-def finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether no entry is inf or nan: then the sums are finite too (one synchronization)."""
+def total(tensors: Iterable[Tensor | None]) -> Tensor:
+    """The sum of all entries, which is inf or nan if one of them is; no synchronization."""
     values = [t.coalesce().values() if t.is_sparse else t for t in tensors if t is not None]
     sums = [v.sum(dtype=torch.promote_types(v.dtype, torch.float32)) for v in values]
-    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
+    return torch.stack([s.to(sums[-1].device) for s in sums]).sum() if sums else torch.zeros(())
+
+
+def finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether no entry is inf or nan (one synchronization)."""
+    return bool(torch.isfinite(total(tensors)))
 
 
 class Noise:
@@ -120,19 +126,21 @@ def kept(buffers: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def modules_called() -> Iterator[set[nn.Module]]:
-    """The modules whose forward runs inside, with all of their children."""
+def modules_called() -> Iterator[list[nn.Module]]:
+    """The modules whose forward runs inside, but for those that belong to another one of them."""
+    roots: list[nn.Module] = []
     seen: set[nn.Module] = set()
 
     def note(module: nn.Module, _: object) -> None:
         # A compiled module is seen as a whole, by the call from outside.
         if not torch.compiler.is_compiling() and module not in seen:
+            roots.append(module)
             seen.update(module.modules())
 
     handle = register_module_forward_pre_hook(note)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using `torch.compile.* global hooks")
-            yield seen
+            yield roots
     finally:
         handle.remove()

@@ -69,7 +69,8 @@ def sam(grads: Tensors, radii: Radii) -> list[Tensor | None]:
     r"""The maximizer of <g, delta> over the ellipsoid: delta = T^2 g / ||T g||.
 
     With one radius, rho g / ||g|| (Foret et al. 2021, equation 2); with ASAM's radii,
-    rho T_w^2 g / ||T_w g|| (Kwon et al. 2021, equation 9). Where the gradient is 0, so is delta.
+    rho T_w^2 g / ||T_w g|| (Kwon et al. 2021, equation 9). Where the gradient is 0, so is delta;
+    where its norm is inf or nan, all of delta is nan.
 
     >>> sam([torch.tensor([3.0, 4.0]), None], [0.5, 0.5])
     [tensor([0.3000, 0.4000]), None]
@@ -115,7 +116,7 @@ def _normal(w: Tensor, generator: torch.Generator | None) -> Tensor:
 def project(deltas: Tensors, radii: Radii) -> list[Tensor | None]:
     """The nearest multiple of delta in the ellipsoid: delta / max(1, ||T^{-1} delta||)."""
     inverse = [1 / T if isinstance(T, Tensor) else (1 / T if T else 0.0) for T in radii]
-    return times(deltas, 1 / norm(times(deltas, inverse)).clamp(min=1.0))
+    return times(deltas, _inverse(norm(times(deltas, inverse)).clamp(min=1.0)))
 
 
 def ascend(deltas: Tensors, move: Tensors, radii: Radii) -> list[Tensor | None]:
@@ -132,5 +133,6 @@ def step_size_only(grads: Tensors, sam_grads: Tensors) -> list[Tensor | None]:
 
 
 def _inverse(x: Tensor) -> Tensor:
-    """1 / x, and 0 where x = 0."""
-    return torch.where(x > 0, 1 / x, torch.zeros_like(x))
+    """1 / x; 0 where x = 0; nan where x is inf or nan, so that no move hides an overflow."""
+    inverse = torch.where(x > 0, 1 / x, torch.zeros_like(x))
+    return inverse + (x - x)

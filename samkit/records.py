@@ -16,6 +16,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,10 @@ def runs_path(experiment: str, scale: str) -> Path:
 
 
 def runs(experiment: str, scale: str) -> list[dict]:
-    """Every recorded run, in the order recorded; none if there is no file.
+    """Every recorded run once, in the order recorded; none if there is no file.
 
-    A last line that was cut off in the middle of writing is left out with a warning. Raises
+    Of several lines with one hash the first counts: two commands at once could once record the same
+    run. A last line that was cut off in the middle of writing is left out with a warning. Raises
     ValueError for any other line that is no record, and for a record whose hash is not that of its
     config.
     """
@@ -89,7 +91,8 @@ def runs(experiment: str, scale: str) -> list[dict]:
     *lines, rest = path.read_bytes().split(b"\n")
     if rest:
         warnings.warn(f"{path}: {TORN}; that run is to be repeated", RuntimeWarning, stacklevel=2)
-    records = []
+    records: list[dict] = []
+    known: set[str] = set()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -101,6 +104,9 @@ def runs(experiment: str, scale: str) -> list[dict]:
                 f"{path}, line {number}: the hash {found} is not that of its config, so the "
                 "record was changed by hand; remove the line and run again"
             )
+        if found in known:
+            continue
+        known.add(found)
         records.append(record)
     return records
 
@@ -116,6 +122,9 @@ def append(
     place: dict[str, Any] | None = None,
 ) -> dict:
     """Add a finished run with what it was run on; returns the record once it is on the disk.
+
+    Where the run is recorded already, by another command at the same time, that record stays and is
+    returned.
 
     ``seconds`` is its wall time, ``data`` says which copy of the data it saw, ``place`` is what
     :func:`environment` said where it was run, by default here. Numbers keep six digits. A line that
@@ -139,7 +148,10 @@ def append(
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
     with open(path, "a+b", buffering=0) as file:
+        _lock(file)
         whole = _whole_lines(file)
+        if (there := _recorded(file, record["hash"])) is not None:
+            return there
         try:
             if file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, "only a part of the record was written")
@@ -198,6 +210,28 @@ def _whole_lines(file: io.FileIO) -> int:
         warnings.warn(f"{file.name}: {TORN}; it is removed", RuntimeWarning, stacklevel=3)
         file.truncate(whole)
     return whole
+
+
+def _lock(file: io.FileIO) -> None:
+    """Waits until no other process is writing to the file, and keeps it until it is closed."""
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover, Windows
+        return
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _recorded(file: io.FileIO, run: str) -> dict | None:
+    """The record of that hash, if it is in the file."""
+    file.seek(0)
+    for line in file.read().split(b"\n"):
+        if run.encode() in line:
+            with suppress(ValueError):
+                record = json.loads(line)
+                if record["hash"] == run:
+                    return record
+    return None
 
 
 def _rounded(x: Any) -> Any:

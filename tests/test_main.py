@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from samkit import records
+from samkit import experiments, records
 from samkit.__main__ import main
-from samkit.experiments import classify, fig01_perturbations, fig07_relu_network
+from samkit.experiments import classify, fig01_perturbations, fig07_relu_network, sweep
 
 NAME = "fig07_relu_network"
 
@@ -62,6 +62,13 @@ def test_list_counts_what_is_recorded(monkeypatch, capsys):
         (["run", "fig99"], "no experiment 'fig99'; there are fig01_perturbations"),
         (["run", NAME, "--scale", "huge"], "no scale 'huge'; there are ci, laptop, paper"),
         (["run", NAME, "--jobs", "0"], "--jobs 0: pass a number of processes"),
+        (["run", NAME, "--budget-minutes", "nan"], "--budget-minutes nan: pass 0 or more"),
+        (["run", NAME, "--budget-minutes", "-1"], "--budget-minutes -1.0: pass 0 or more"),
+        (
+            ["run", "all", "--match", "GAM"],
+            "no experiment at scale ci has a run with --data None, --match GAM",
+        ),
+        (["run", "all", "--match", "SAM("], "'SAM(' is no regular expression"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, message, capsys):
@@ -69,9 +76,34 @@ def test_bad_input_is_one_clear_line(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_bad_seeds_are_refused(capsys):
+def test_all_are_those_experiments_that_have_such_runs(monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(
+        sweep, "sweep", lambda name, *_, **__: done.append(name) or sweep.Outcome(1)
+    )
+    assert main(["run", "all", "--scale", "paper", "--cpu", "--data", "cifar100"]) == 0
+    assert "fig01_perturbations" in done and "fig07_relu_network" not in done
+    done.clear()
+    assert main(["run", "all"]) == 0
+    assert done == list(experiments.NAMES)
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(elsewhere, monkeypatch, capsys):
+    monkeypatch.setitem(fig01_perturbations.EPOCHS, "ci", 2)
+    config = fig01_perturbations.configs("ci", (0,))[0]
+    file = sweep.checkpoint("fig01_perturbations", "ci", config)
+    file.parent.mkdir()
+    damaged = file.with_name(f"{file.name}.0.pt")
+    damaged.write_bytes(b"PK")
+    assert main(["run", "fig01_perturbations", "--match", "^ERM"]) == 2
+    error = capsys.readouterr().err
+    assert f"{damaged} is no whole checkpoint" in error and "delete it" in error
+
+
+@pytest.mark.parametrize("seeds", ["a", "-5"])
+def test_bad_seeds_are_refused(capsys, seeds):
     with pytest.raises(SystemExit) as caught:
-        main(["run", NAME, "--seeds", "a"])
+        main(["run", NAME, "--seeds", seeds])
     assert caught.value.code == 2 and "write numbers like 0,1,2" in capsys.readouterr().err
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -683,6 +686,17 @@ def test_deepcopy_goes_on_by_itself():
         ({"ascent_steps": 0}, "ascent_steps"),
         ({"ascent_steps": 1.5}, "ascent_steps"),
         ({"ascent_steps": 1.5, "direction": "sphere"}, "ascent_steps"),
+        ({"rho": "0.1"}, "rho"),
+        ({"rho": None}, "rho"),
+        ({"eta": -0.1}, "eta"),
+        ({"eta": float("nan"), "adaptive": True}, "eta"),
+        ({"ascent_lr": 0.0}, "ascent_lr"),
+        ({"ascent_lr": float("inf")}, "ascent_lr"),
+        ({"between": 5}, "between"),
+        ({"between": (5, 2)}, "between"),
+        ({"between": (-1, None)}, "between"),
+        ({"between": (0, 1.5)}, "between"),
+        ({"model": 1}, "model"),
         ({"direction": "up"}, "direction"),
         ({"direction": "sphere", "ascent_steps": 2}, "random direction"),
         ({"direction": "gaussian", "normalize": False}, "random direction"),
@@ -699,13 +713,204 @@ def test_bad_use():
     with pytest.raises(ValueError, match="an optimizer, such as"):
         SAM(torch.optim.SGD)
     opt = SAM(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
-    with pytest.raises(TypeError):
-        opt.step()
-    with pytest.raises(ValueError, match="closure"):
-        opt.step(None)
+    for call in (opt.step, opt.gradient):
+        with pytest.raises(ValueError, match=r"call step\(closure\)"):
+            call()
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(1))
+    with pytest.raises(ValueError, match=r"opt.step\(closure, scaler=scaler\)"):
+        scaler.step(opt, lambda: None)
     for call in (opt.step, opt.gradient):
         with pytest.raises(TypeError, match="positional"):
             call(lambda: None, None, torch.amp.GradScaler("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (torch.optim.LBFGS, "by itself"),
+        (torch.optim.Adadelta, "a rho of its own"),
+        (lambda p: SAM(torch.optim.SGD(p)), "a SAM already"),
+    ],
+)
+def test_optimizers_that_cannot_be_the_base(base, message):
+    with pytest.raises(ValueError, match=message):
+        SAM(base([nn.Parameter(torch.ones(1))]))
+
+
+def test_radii_of_groups_are_looked_at():
+    net = net_of()
+    opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO)
+    with pytest.raises(ValueError, match=r"number >= 0, not -3\.0"):
+        opt.add_param_group({"params": [nn.Parameter(torch.ones(1))], "rho": -3.0})
+    opt.param_groups[0]["rho"] = -1.0
+    with pytest.raises(ValueError, match=r"number >= 0, not -1\.0"):
+        opt.step(closure_of(net, opt))
+
+
+def test_a_base_that_was_in_a_sam_before_gets_the_new_radius():
+    net = net_of()
+    groups = [{"params": net[0].parameters()}, {"params": net[2].parameters(), "rho": 0.4}]
+    base = torch.optim.SGD(groups, lr=0.1)
+    SAM(base, rho=0.1)
+    assert [g["rho"] for g in SAM(base, rho=0.7).param_groups] == [0.7, 0.4]
+
+
+def loaded_by_the_base(opt):
+    opt.base.load_state_dict(copy.deepcopy(opt.base.state_dict()))
+    return opt
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        loaded_by_the_base,
+        lambda opt: loaded_by_the_base(copy.deepcopy(opt)),
+        lambda opt: loaded_by_the_base(pickle.loads(pickle.dumps(opt))),
+    ],
+)
+def test_a_state_loaded_into_the_base_is_seen(after):
+    net = net_of()
+    opt = SAM(BASES["SGD"](net.parameters()), rho=RHO)
+    opt.step(closure_of(net, opt))
+    opt = after(opt)
+    assert opt.param_groups is opt.base.param_groups
+    assert opt.state is opt.base.state
+    torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
+    opt.param_groups[0]["lr"] = 0.7
+    assert opt.base.param_groups[0]["lr"] == 0.7
+
+
+def test_the_base_does_not_keep_the_sam_around_it_alive():
+    base = BASES["SGD"](net_of().parameters())
+    sam = weakref.ref(SAM(base))
+    gc.collect()
+    assert sam() is None
+    base.load_state_dict(base.state_dict())
+
+
+@pytest.mark.parametrize("by", ["sam", "base"])
+def test_goes_on_from_a_checkpoint_without_sam(by):
+    net, twin = net_of(), net_of()
+    plain = BASES["SGD"](twin.parameters())
+    plain.zero_grad()
+    losses(twin(X), Y).mean().backward()
+    plain.step()
+    groups = [{"params": [p]} for p in net.parameters()]
+    saved = copy.deepcopy(plain.state_dict())
+    saved["param_groups"] = [saved["param_groups"][0] | {"params": [k]} for k in range(4)]
+    groups[3]["rho"] = 0.7
+    opt = SAM(BASES["SGD"](groups), rho=RHO)
+    opt.steps = 3
+    (opt if by == "sam" else opt.base).load_state_dict(saved)
+    assert [group["rho"] for group in opt.param_groups] == [RHO, RHO, RHO, 0.7]
+    assert len(opt.state) == 4
+    assert opt.steps == (0 if by == "sam" else 3)
+    opt.step(closure_of(net, opt))
+
+
+def test_the_generators_state_may_come_from_anywhere():
+    class Elsewhere(torch.Tensor):
+        """Stands for a tensor on another device."""
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    generator = torch.Generator().manual_seed(3)
+    opt = SAM(BASES["SGD"](net_of().parameters()), generator=generator)
+    state = opt.state_dict()
+    expected = generator.get_state()
+    state["sam"]["generator"] = expected.clone().as_subclass(Elsewhere)
+    generator.manual_seed(4)
+    opt.load_state_dict(state)
+    assert torch.equal(generator.get_state(), expected)
+
+
+UNSEEN = {
+    "inf where the second pass has no gradient": ({}, float("inf")),
+    "nan there": ({}, float("nan")),
+    "a norm that overflows": ({}, 1e30),
+    "unnormalized": ({"normalize": False}, float("inf")),
+    "ASAM": ({"adaptive": True}, float("inf")),
+    "several steps": ({"ascent_steps": 2}, float("inf")),
+    "a move that overflows": ({"normalize": False, "ascent_steps": 2}, 1e30),
+    "step size": ({"step_size_only": True}, float("inf")),
+}
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_only_the_first_pass_sees_is_no_step(name, scaled):
+    options, slope = UNSEEN[name]
+    w, v = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    opt = SAM(torch.optim.SGD([w, v], lr=0.1), rho=0.1, **options)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0) if scaled else None
+    calls = []
+
+    def closure():
+        calls.append(0)
+        opt.zero_grad()
+        loss = w.sum() + (v.sum() * slope if len(calls) == 1 else 0)  # grad w is 1 everywhere
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        return loss
+
+    if scaler is None:
+        with pytest.raises(NonFinite, match="in the first or the second pass"):
+            opt.step(closure)
+    else:
+        opt.step(closure, scaler=scaler)
+        scaler.update()
+        assert scaler.get_scale() == 2.0
+    assert w.tolist() == [1, 1, 1]
+    assert v.tolist() == [1, 1]
+
+
+def test_after_non_finite_there_is_no_gradient_and_no_step_is_counted():
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO)
+    opt.step(closure_of(net, opt))
+    with pytest.raises(NonFinite):
+        opt.step(closure_of(net, opt, X * float("nan")))
+    assert opt.steps == 1
+    assert all(p.grad is None for p in net.parameters())
+    assert int(net[1].num_batches_tracked) == 2
+
+
+def test_batch_norm_added_after_the_first_step_counts_once_too():
+    for told in (False, True):
+        net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).double()
+        options = {"model": net} if told else {}
+        opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO, **options)
+        opt.step(closure_of(net, opt))
+        net.append(nn.BatchNorm1d(4).double())
+        opt.base.add_param_group({"params": net[2].parameters()})
+        opt.step(closure_of(net, opt))
+        net[0] = nn.Sequential(net[0], nn.BatchNorm1d(4).double())  # as a conversion does
+        opt.step(closure_of(net, opt))
+        assert [int(m.num_batches_tracked) for m in (net[1], net[2], net[0][1])] == [3, 2, 1]
+
+
+def test_a_copy_knows_the_model():
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).double()
+    opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO, model=net)
+    net2, opt2 = copy.deepcopy((net, opt))
+    assert opt2.model is net2
+
+
+def test_the_first_gradients_are_free_during_the_second_pass():
+    net, first, alive = net_of(), [], []
+    opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO)
+
+    def closure():
+        opt.zero_grad()
+        alive.extend(g() is not None for g in first)
+        loss = losses(net(X), Y).mean()
+        loss.backward()
+        first[:] = [weakref.ref(p.grad) for p in net.parameters()]
+        return loss
+
+    opt.step(closure)
+    assert alive == [False] * 4
 
 
 def test_weight_decay_of_the_base_is_not_in_the_move():

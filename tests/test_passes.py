@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -58,4 +60,25 @@ def test_modules_called_finds_those_inside():
     with passes.modules_called() as seen:
         inner(torch.randn(3, 2))
     other(torch.randn(3, 2))
-    assert seen == set(inner.modules())
+    assert seen == [inner]
+
+
+def test_moves_do_not_keep_what_they_have_added():
+    w = torch.zeros(2)
+    delta = torch.ones(2)
+    there = weakref.ref(delta)
+    moved = passes.Moves()([w], [delta])
+    del delta
+    with moved:
+        assert w.tolist() == [1, 1]
+        assert there() is None
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+def test_a_total_shows_what_is_not_finite(bad):
+    sparse = torch.tensor([[0.0], [bad]]).to_sparse()
+    for some in ([torch.tensor([1.0, bad])], [None, torch.ones(2, dtype=torch.float64), sparse]):
+        assert not passes.total(some).isfinite()
+        assert not passes.finite(some)
+    assert passes.finite([None, torch.ones(2)])
+    assert passes.finite([])

@@ -159,6 +159,15 @@ def test_no_gradient_no_move(name):
     assert perturb.sam([None] * 3, RADII[name]) == [None] * 3
 
 
+@pytest.mark.parametrize("name", RADII)
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), 1e200])
+def test_a_norm_that_is_not_finite_is_no_small_move(name, bad):
+    g = [G[0] * bad, G[1], G[2]]
+    assert flat(perturb.sam(g, RADII[name])).isnan().all()
+    assert flat(perturb.project(g, RADII[name])).isnan().all()
+    assert flat(perturb.step_size_only(g, G)).isnan().all()
+
+
 @pytest.mark.parametrize("name", ["sam", "groups", "asam"])
 def test_sparse_gradients_equal_dense_ones(name):
     rows = G[0].clone()

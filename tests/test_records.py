@@ -1,5 +1,6 @@
 import errno
 import io
+import json
 import subprocess
 import sys
 import warnings
@@ -153,6 +154,29 @@ def test_killed_at_any_moment_of_writing_what_was_recorded_stays(elsewhere):
         warnings.simplefilter("ignore", RuntimeWarning)  # the last line may be torn
         seeds = [r["seed"] for r in records.runs("e", "ci")]
     assert seeds[: done + 1] == list(range(done + 1))
+
+
+def test_a_run_is_recorded_once(elsewhere):
+    first = add(0, error=0.25)
+    other = add(1, error=0.5)
+    assert add(0, error=0.75) == first
+    path = records.runs_path("experiment", "ci")
+    assert len(path.read_text().splitlines()) == 2
+    again = json.dumps({**first, "metrics": {"error": 0.75}})
+    path.write_text(path.read_text() + again + "\n")  # as two commands at once did
+    assert records.runs("experiment", "ci") == [first, other]
+
+
+def test_two_processes_record_a_run_once(elsewhere):
+    code = (
+        "from samkit import records\n"
+        "for seed in range(40):\n"
+        "    records.append('experiment', 'ci', {'seed': seed}, {}, seconds=0, data='', place={})"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    lines = records.runs_path("experiment", "ci").read_text().splitlines()
+    assert sorted(json.loads(line)["seed"] for line in lines) == list(range(40))
 
 
 def test_dropping_keeps_the_rest():

@@ -22,6 +22,10 @@ class OutOfTime(Exception):
     """The time is up; what the run has done so far is in its checkpoint."""
 
 
+class NoRun(ValueError):
+    """None of an experiment's runs is asked for."""
+
+
 @dataclass
 class Outcome:
     """What a sweep did: runs recorded now, recorded before, and not reached in time."""
@@ -80,7 +84,7 @@ def sweep(
     if outcome.skipped:
         say(f"{outcome.skipped} of {len(wanted)} runs are recorded already")
     deadline = None if budget_minutes is None else time.time() + 60 * budget_minutes
-    took = [record["seconds"] for record in before]
+    took = [record["seconds"] for record in before if "seconds" in record]
 
     def in_time() -> Iterator[Any]:
         for config in todo:
@@ -160,7 +164,7 @@ def _one(
     torch.set_num_threads(threads)
     started, child = time.time(), os.getppid() == parent
     attempts = checkpoint.with_name(f"{checkpoint.name}.seconds")
-    before = float(attempts.read_text()) if attempts.exists() else 0.0
+    before = _seconds(attempts)
 
     def progress(share: float) -> None:
         late = deadline is not None and time.time() > deadline
@@ -180,6 +184,14 @@ def _one(
     return config, metrics, before + time.time() - started, records.environment()
 
 
+def _seconds(attempts: Path) -> float:
+    """What earlier attempts took; 0 if there were none, or none that wrote it down whole."""
+    try:
+        return float(attempts.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0.0
+
+
 def checkpoint(name: str, scale: str, config: Any) -> Path:
     """Where a run keeps its state, without suffix: results/checkpoints/, which git ignores."""
     file = f"{name}-{scale}-{records.config_hash(config)}"
@@ -187,11 +199,11 @@ def checkpoint(name: str, scale: str, config: Any) -> Path:
 
 
 def only(configs: Sequence[Any], data: str | None, match: str | None = None) -> list[Any]:
-    """Those configurations on this data set that match; ValueError if none of them does."""
+    """Those configurations on this data set that match; NoRun, a ValueError, if none does."""
     found = [config for config in configs if data in (None, getattr(config, "data", None))]
     if configs and not found:
         there = sorted({getattr(config, "data", "its own points") for config in configs})
-        raise ValueError(f"no run is on data {data!r}; they are on {', '.join(there)}")
+        raise NoRun(f"no run is on data {data!r}; they are on {', '.join(there)}")
     if match is not None and found:
         words = [describe(config) for config in found]
         try:
@@ -199,7 +211,7 @@ def only(configs: Sequence[Any], data: str | None, match: str | None = None) -> 
         except re.error as error:
             raise ValueError(f"{match!r} is no regular expression: {error}") from None
         if not found:
-            raise ValueError(f"no run matches {match!r}; they are\n  " + "\n  ".join(words))
+            raise NoRun(f"no run matches {match!r}; they are\n  " + "\n  ".join(words))
     return found
 
 

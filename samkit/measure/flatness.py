@@ -11,10 +11,11 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samkit.errors import NonFinite, Undefined
-from samkit.msam.batch import Batch, LossFn, mapped
+from samkit.msam.batch import Batch, LossFn, leaves, mapped
 
 #: numbers that the weights of all groups ascending together may take
 CHUNK = 2**26
@@ -65,8 +66,10 @@ def sharpness(
     m = len(batch) if m is None else m
     if not 0 < rho < float("inf"):
         raise ValueError(f"rho={rho}: pass a positive radius, in the units of the weights")
-    if int(m) != m or not 1 <= m <= len(batch):
-        raise ValueError(f"m={m}: pass the size of a group, a whole number from 1 to {len(batch)}")
+    if not isinstance(m, int | np.integer) or not 1 <= m <= len(batch):
+        raise ValueError(
+            f"m={m!r}: pass the size of a group, a whole number from 1 to {len(batch)}"
+        )
     if steps < 1 or restarts < 0:
         raise ValueError(f"steps={steps}, restarts={restarts}: pass at least 1 step, 0 restarts")
     net = Flat(model, loss_fn)
@@ -136,24 +139,35 @@ def average_sharpness(
 def top_eigenvalue(model: nn.Module, loss_fn: LossFn, inputs: Any, targets: Any) -> float:
     """The largest eigenvalue of the Hessian of the mean loss (Lanczos, scipy's eigsh).
 
-    In float64 to about eight digits, in float32 to about four. Raises Undefined for BatchNorm in
-    train mode.
+    In float64 to about eight digits, in float32 to about four. 0 where the loss is linear.
+    Attention is computed by its formula, since the fast kernels have no second derivative. Raises
+    ValueError for a loss that is not one per example, Undefined for BatchNorm in train mode,
+    NonFinite.
     """
     batch, net = Batch(inputs, targets), Flat(model, loss_fn)
     w = net.w.detach().requires_grad_()
-    loss = net.loss(w, batch.inputs, batch.targets)
-    (slope,) = torch.autograd.grad(loss, w, create_graph=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        loss = net.loss(w, batch.inputs, batch.targets)
+    (slope,) = torch.autograd.grad(loss, w, create_graph=True, materialize_grads=True)
 
     def product(v: np.ndarray) -> np.ndarray:
         vector = torch.as_tensor(v.ravel(), dtype=w.dtype, device=w.device)
-        return torch.autograd.grad(slope, w, vector, retain_graph=True)[0].double().cpu().numpy()
+        (curved,) = torch.autograd.grad(slope, w, vector, retain_graph=True, materialize_grads=True)
+        return curved.double().cpu().numpy()
 
+    if not slope.requires_grad:  # it does not depend on w
+        return 0.0
     K = w.numel()
     if K == 1:
         return float(product(np.ones(1))[0])
     hessian = LinearOperator((K, K), matvec=product, dtype=np.float64)
     tolerance = 1e-10 if w.dtype == torch.float64 else 1e-5
     start = np.random.default_rng(0).normal(size=K)
+    image = product(start)
+    if not np.isfinite(image).all():
+        raise NonFinite("the Hessian has an entry that is inf or nan")
+    if not image.any():  # of a random vector: the Hessian is 0, which eigsh does not take
+        return 0.0
     return float(eigsh(hessian, k=1, which="LA", tol=tolerance, v0=start)[0][0])
 
 
@@ -180,11 +194,18 @@ class Flat:
             name: part.view(shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
-        arguments, keywords = (x, {}) if isinstance(x, tuple) else ((x,), {})
+        arguments, keywords = (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
         if isinstance(x, dict):
             arguments, keywords = (), x
         outputs = functional_call(self.model, state, arguments, keywords)
-        return self.loss_fn(outputs, y).mean()
+        losses, examples = self.loss_fn(outputs, y), leaves((x, y))[0].shape[0]
+        if losses.shape != (examples,):
+            raise ValueError(
+                f"loss_fn must return one loss per example, shape ({examples},); got "
+                f"{tuple(losses.shape)}. Use reduction='none', and average over all but the first "
+                "dimension"
+            )
+        return losses.mean()
 
 
 def _equal_groups(batch: Batch, m: int, weights: int) -> Iterator[tuple[Batch, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def on_line(
     Source: Section 4.4 of the paper. Chapter: fine-tuning.
     """
     points = [{k: torch.lerp(a[k].double(), b[k].double(), t) for k in _shared(a, b)} for t in ts]
-    return _measured(model, points, measure, statistics)
+    return _measured(model, points, measure, _again(statistics))
 
 
 def plane_through(
@@ -44,14 +44,16 @@ def plane_through(
 
     Returns the map (x, y) -> weights, with distances in the plane equal to distances of weights,
     and the coordinates of a, b, c: (0, 0), (:math:`\lVert b - a\rVert`, 0), and those of c with
-    y > 0.
+    y > 0. A parameter that the networks have under two names counts once.
 
     Raises ValueError if the three lie on one line.
     """
     names = _shared(a, b, c)
+    first_names = _tied(names, (a, b, c))
+    once = [k for k in names if first_names[k] == k]
 
     def flat(w: Weights) -> Tensor:
-        return torch.cat([w[k].double().flatten() for k in names])
+        return torch.cat([w[k].double().flatten() for k in once])
 
     origin, along, aside = flat(a), flat(b) - flat(a), flat(c) - flat(a)
     length = along.norm()
@@ -64,11 +66,11 @@ def plane_through(
 
     def at(u: float, v: float) -> Weights:
         point, start, result = origin + u * first + v * second, 0, {}
-        for k in names:
+        for k in once:
             size = a[k].numel()
             result[k] = point[start : start + size].view_as(a[k])
             start += size
-        return result
+        return {k: result[first_names[k]] for k in names}
 
     return at, [(0.0, 0.0), (float(length), 0.0), (float(x), float(height))]
 
@@ -83,7 +85,13 @@ def on_plane(
     statistics: Iterable[Any] | None = None,
 ) -> list[list[Any]]:
     """``measure(network)`` at every (u, v), one row for each v; otherwise as :func:`on_line`."""
+    statistics = _again(statistics)
     return [_measured(model, [at(u, v) for u in us], measure, statistics) for v in vs]
+
+
+def _again(batches: Iterable[Any] | None) -> Iterable[Any] | None:
+    """Batches that every point can go through: a generator has them only once."""
+    return list(batches) if isinstance(batches, Iterator) else batches
 
 
 def _shared(*networks: Weights) -> list[str]:
@@ -95,6 +103,19 @@ def _shared(*networks: Weights) -> list[str]:
     ):
         raise ValueError("the networks differ in the names or shapes of their weights")
     return names
+
+
+def _tied(names: Sequence[str], networks: Sequence[Weights]) -> dict[str, str]:
+    """For each name the first one that has the same values in every network."""
+    firsts: dict[str, str] = {}
+    for k in names:
+        same = (
+            first
+            for first in dict.fromkeys(firsts.values())
+            if all(torch.equal(w[k], w[first]) for w in networks)
+        )
+        firsts[k] = next(same, k)
+    return firsts
 
 
 def _measured(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from samkit import passes
 from samkit.errors import Diverged, NonFinite, Unsupported
 from samkit.msam import msam_grad
-from samkit.msam.batch import LossFn
+from samkit.msam.batch import Batch, LossFn, per_example
 from samkit.optim import SAM
 from samkit.training.ranks import Ranks
 
@@ -101,6 +103,14 @@ class Recipe:
         ):
             if getattr(self, name) not in among:
                 raise ValueError(f"{name}={getattr(self, name)!r}: pass one of {', '.join(among)}")
+        for name in ("epochs", "batch_size", "ascent_steps", "seed"):
+            if not _whole(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r}: pass an integer")
+        for name in ("learning_rate", "momentum", "weight_decay"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: pass a finite number")
+        if self.seed < 0 or self.momentum < 0:
+            raise ValueError(f"seed={self.seed}, momentum={self.momentum}: pass 0 or more")
         if not (math.isfinite(self.rho) and self.rho >= 0) or (self.method == "ERM") > (
             self.rho == 0
         ):
@@ -110,7 +120,7 @@ class Recipe:
                 f"m={self.m}: the size of a group belongs to m-SAM and group-SAM, and only to "
                 "them; SAM's is the batch size"
             )
-        if self.m is not None and (int(self.m) != self.m or not 1 <= self.m <= self.batch_size):
+        if self.m is not None and not (_whole(self.m) and 1 <= self.m <= self.batch_size):
             raise ValueError(f"m={self.m}: pass a whole number from 1 to {self.batch_size}")
         if self.ascent_steps < 1:
             raise ValueError(f"ascent_steps={self.ascent_steps}: pass 1 or more")
@@ -120,6 +130,12 @@ class Recipe:
             raise ValueError("epochs, batch_size and learning_rate must be positive")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
+        first = self.swa_from
+        if first is not None and not (_whole(first) and 0 <= first < self.epochs):
+            raise ValueError(
+                f"swa_from={first}: pass the epoch, from 0, whose end is the first to be "
+                f"averaged; the last one is {self.epochs - 1}"
+            )
         for epoch, changes in self.switch:
             if unknown := set(changes) - set(SWITCHABLE):
                 raise ValueError(f"switch at epoch {epoch}: {sorted(unknown)} cannot be switched")
@@ -191,7 +207,7 @@ def fit(
     loss_fn: LossFn = cross_entropy,
     augment: Augment | None = None,
     evaluate_every: int = 1,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     checkpoint_every: int = 10,
     progress: Progress | None = None,
 ) -> Fit:
@@ -208,6 +224,8 @@ def fit(
         evaluate_every: evaluate after every so many epochs, and after the last.
         checkpoint: file to resume from if it is there, written every ``checkpoint_every`` epochs
             and when ``progress`` raises. A resumed run ends bit for bit as an uninterrupted one.
+            It belongs to the recipe, the training data and the network's shapes, and is refused
+            for others.
         progress: called with (epochs done, the latest metrics) after each epoch; what it raises
             ends the training.
 
@@ -224,8 +242,9 @@ def fit(
     writes the checkpoint. BatchNorm becomes SyncBatchNorm, for which torch needs CUDA. Dropout
     masks are not those of one process.
 
-    Raises ValueError for a batch larger than the data, a checkpoint of another recipe, or a recipe
-    or network that several processes cannot share;
+    Raises ValueError for a batch larger than the data, a loss that is not one per example, a
+    checkpoint that is damaged or of another recipe, data or network, or a recipe or network that
+    several processes cannot share;
     :class:`~samkit.errors.Diverged` that names the step when a loss or gradient is inf or nan: the
     checkpoint stays that of an epoch before; Undefined for m-SAM under BatchNorm in train mode
     (group-SAM allows it).
@@ -250,9 +269,12 @@ def fit(
     run = _Run(net, recipe, loss_fn, augment, device, ranks)
     result, first = Fit(), 0
     if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        run.belongs = _belongs(recipe, train, net)
         first = run.load(checkpoint, result)
     rng = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with rng, _own_stream(device) if device.type == "cuda" else nullcontext():
+        run.check_loss(x, y)
         for epoch in range(first, recipe.epochs):
             try:
                 batch_loss = run.epoch(epoch, x, y)
@@ -326,6 +348,14 @@ class _Run:
         self.averaged = None if recipe.swa_from is None else AveragedModel(net)
         self.msam_method = "ghost"  # named, so that runs repeat bit for bit
         self.recorded: tuple[Recipe, Gradient] | None = None  # a rule, and its passes as a graph
+        self.belongs: dict[str, str] = {}  # what a checkpoint is of
+
+    @torch.no_grad()
+    def check_loss(self, x: Tensor, y: Tensor) -> None:
+        """ValueError unless the loss is one per example, on the first examples in eval mode."""
+        few = Batch(x[:2], y[:2])
+        with _evaluating(self.net), self._autocast():
+            per_example(self.loss_fn, self.net, few)
 
     # one epoch
 
@@ -521,7 +551,7 @@ class _Run:
         if self.ranks.index > 0:
             return
         state = {
-            "recipe": _text(self.recipe),
+            **self.belongs,
             "epochs": epochs,
             "net": self.net.state_dict(),
             "sgd": self.sgd.state_dict(),
@@ -530,7 +560,7 @@ class _Run:
             "history": result.history,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
+        temporary = path.with_name(f"{path.name}.part")
         torch.save(state, temporary)
         os.replace(temporary, path)
 
@@ -538,14 +568,15 @@ class _Run:
         """Takes the state of a checkpoint if there is one; returns the epochs it has behind it."""
         state = None
         if self.ranks.index == 0 and path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _read(path)
         state = self.ranks.from_first(state)
         if state is None:
             return 0
-        if state["recipe"] != _text(self.recipe):
-            raise ValueError(
-                f"{path} is the checkpoint of another recipe; remove it, or name another file"
-            )
+        for what, found in self.belongs.items():
+            if state.get(what) != found:
+                raise ValueError(
+                    f"{path} is the checkpoint of another {what}; remove it, or name another file"
+                )
         self.net.load_state_dict(state["net"])
         self.sgd.load_state_dict(state["sgd"])
         if self.averaged is not None:
@@ -606,8 +637,38 @@ def _drops(net: nn.Module) -> bool:
     return any(isinstance(module, _DropoutNd) for module in net.modules())
 
 
-def _text(recipe: Recipe) -> str:
-    return json.dumps(asdict(recipe), sort_keys=True)
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral)
+
+
+def _belongs(recipe: Recipe, train: Examples, net: nn.Module) -> dict[str, str]:
+    """What a checkpoint is of: the recipe, the training set, the network's names and shapes."""
+    digest = hashlib.sha256()
+    for part in train:
+        digest.update(f"{part.dtype} {tuple(part.shape)} ".encode())
+        digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
+    return {
+        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "training set": digest.hexdigest(),
+        "network": json.dumps(shapes),
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The checkpoint in that file; ValueError that says what to do if it is none, or damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict):
+            return state
+        reason = f"it holds a {type(state).__name__}"
+    except OSError:
+        raise
+    except Exception as error:  # torch has no one type for files that are not whole
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise ValueError(
+        f"{path} is no whole checkpoint ({reason}): delete it to start from the beginning"
+    )
 
 
 def _diverged(epoch: int, step: int, reason: str) -> Diverged:

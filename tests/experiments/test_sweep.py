@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import time
@@ -105,6 +106,19 @@ def test_two_runs_at_once_in_one_process_are_refused():
         run(seeds=(0,), jobs=2)
     with sweep._alone:
         pass  # the other run has ended
+
+
+def test_records_without_a_time_and_an_empty_file_of_seconds_are_fine(tiny):
+    outcome, _ = run(seeds=(0,), match="^ERM")
+    path = records.runs_path(NAME, "ci")
+    record = json.loads(path.read_text())
+    del record["seconds"]
+    path.write_text(json.dumps(record) + "\n")
+    config = fig01_perturbations.configs("ci", (0,))[1]
+    file = sweep.checkpoint(NAME, "ci", config)
+    file.with_name(f"{file.name}.seconds").write_text("")
+    outcome, _ = run(seeds=(0,), match="^(ERM|random)", budget_minutes=10)
+    assert (outcome.done, outcome.skipped) == (1, 1)
 
 
 def test_no_time_no_run():

@@ -108,6 +108,64 @@ def test_a_single_weight_has_a_single_eigenvalue():
     assert found == pytest.approx((1 + 9) / 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_hessian_of_zeros_has_the_eigenvalue_zero(dtype):
+    x, y = torch.randn(4, 3, dtype=dtype), torch.zeros(4, dtype=dtype)
+    for net in (nn.Linear(3, 1, dtype=dtype), nn.Linear(1, 1, bias=False, dtype=dtype)):
+        part = x[:, : net.in_features]
+        assert measure.top_eigenvalue(net, lambda z, _: z[:, 0], part, y) == 0.0
+        relu = nn.Sequential(net, nn.ReLU(), nn.Linear(1, 1, dtype=dtype).requires_grad_(False))
+        assert measure.top_eigenvalue(relu, lambda z, _: z[:, 0], part, y) == 0.0
+
+
+def test_a_hessian_that_is_not_finite_is_said():
+    net = nn.Linear(2, 1)
+    with pytest.raises(NonFinite, match="the Hessian has"):
+        measure.top_eigenvalue(
+            net, lambda z, _: (z[:, 0] * 1e30).square(), torch.ones(1, 2), torch.ones(1)
+        )
+
+
+def test_attention_has_second_derivatives():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    net, x = layer.double(), torch.randn(3, 5, 4).double()
+
+    def loss(z, _):
+        return z[..., 0].square().mean(1)
+
+    found = measure.top_eigenvalue(net, loss, x, torch.zeros(3))
+    flat = measure.flatness.Flat(net, loss)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        hessian = torch.autograd.functional.hessian(
+            lambda w: flat.loss(w, x, torch.zeros(3)), flat.w
+        )
+    assert found == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-6)
+
+
+def test_inputs_may_be_a_list(problem):
+    net, x, y = inputs(problem)
+    settings = dict(rho=0.3, m=2)
+    found = measure.sharpness(net, values, list(x), y, **settings)
+    assert found == measure.sharpness(net, values, x, y, **settings)
+    assert measure.top_eigenvalue(net, values, list(x), y) > 0
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda *a: measure.sharpness(*a, rho=0.1, m=2),
+        lambda *a: measure.average_sharpness(*a, rho=0.1),
+        measure.top_eigenvalue,
+    ],
+)
+def test_a_loss_that_is_not_one_per_example_is_refused(problem, of):
+    net, x, y = inputs(problem)
+    for loss in (lambda z, t: z.mean(), lambda z, t: z[:, None]):
+        with pytest.raises(ValueError, match=r"one loss per example, shape \([26],\); got"):
+            of(net, loss, x, y)
+
+
 def test_inputs_may_be_a_dict(problem):
     net, (H, b), y = inputs(problem)
     by_name = measure.sharpness(net, values, {"b": b, "H": H}, y, rho=0.3, m=2)
@@ -153,6 +211,8 @@ def test_groups_in_parts_give_the_same(problem, monkeypatch):
         ({"rho": 0.0}, "positive radius"),
         ({"m": 7}, "from 1 to 6"),
         ({"m": 0}, "from 1 to 6"),
+        ({"m": 2.5}, r"m=2\.5: pass the size of a group, a whole number from 1 to 6"),
+        ({"m": "2"}, "m='2': pass"),
         ({"steps": 0}, "at least 1 step"),
     ],
 )

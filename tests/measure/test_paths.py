@@ -61,6 +61,38 @@ def test_batchnorm_is_estimated_anew_at_every_point():
     assert (net[1].running_mean == 0).all() and not net.training
 
 
+def test_statistics_may_come_from_a_generator():
+    torch.manual_seed(0)
+    net, other = (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).eval() for _ in range(2))
+    batches = [5 + torch.randn(8, 2), torch.randn(8, 2)]
+
+    def mean(n):
+        return n[1].running_mean.tolist()
+
+    a, b = weights(net), weights(other)
+    true = measure.on_line(net, a, b, [0.0, 1.0], mean, statistics=batches)
+    assert measure.on_line(net, a, b, [0.0, 1.0], mean, statistics=iter(batches)) == true
+    true = measure.on_plane(net, lambda u, v: a, [0.0], [0, 1], mean, statistics=batches)
+    found = measure.on_plane(net, lambda u, v: a, [0.0], [0, 1], mean, statistics=iter(batches))
+    assert found == true
+
+
+def test_tied_weights_count_once():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.b.weight = self.a.weight
+
+    nets = [Tied() for _ in range(3)]
+    at, corners = measure.plane_through(*(net.state_dict() for net in nets))
+    plain, alone = measure.plane_through(*(net.a.state_dict() for net in nets))
+    assert corners == alone
+    moved = at(0.3, -0.2)
+    assert torch.equal(moved["a.weight"], moved["b.weight"])
+    assert torch.equal(moved["a.weight"], plain(0.3, -0.2)["weight"])
+
+
 def test_networks_that_differ_are_refused():
     two, three = ({"v": torch.zeros(k)} for k in (2, 3))
     with pytest.raises(ValueError, match=r"the model has no \['v'\]"):

@@ -302,6 +302,68 @@ def test_resumed_is_bit_for_bit_uninterrupted(tmp_path, settings):
         fit(make(), Recipe(**{**SHORT, "epochs": 7}, **settings), (x, y), checkpoint=file)
 
 
+def test_a_checkpoint_of_something_else_is_refused(tmp_path, examples):
+    (x, y), recipe, file = examples, Recipe(**SHORT), tmp_path / "saved.pt"
+    fit(net(), recipe, (x, y), checkpoint=str(file))
+    wider = nets.mlp(6, 9, 3).double()
+    for network, train, what in (
+        (net(), (x + 1, y), "training set"),
+        (net(), (x, (y + 1) % 3), "training set"),
+        (net(), (x[:-1], y[:-1]), "training set"),
+        (wider, (x, y), "network"),
+    ):
+        with pytest.raises(ValueError, match=f"another {what}; remove it"):
+            fit(network, recipe, train, checkpoint=file)
+    old = torch.load(file, weights_only=True)
+    del old["training set"]
+    torch.save(old, file)
+    with pytest.raises(ValueError, match="another training set"):
+        fit(net(), recipe, (x, y), checkpoint=file)
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"half"])
+def test_a_damaged_checkpoint_says_to_delete_it(tmp_path, examples, content):
+    file = tmp_path / "saved.pt"
+    if content == b"half":
+        torch.save({"net": net().state_dict()}, file)
+        content = file.read_bytes()[: file.stat().st_size // 2]
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"saved.pt is no whole checkpoint \(.+\): delete it"):
+        fit(net(), Recipe(**SHORT), examples, checkpoint=file)
+
+
+def test_a_file_with_something_else_is_no_checkpoint(tmp_path, examples):
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="it holds a list"):
+        fit(net(), Recipe(**SHORT), examples, checkpoint=tmp_path / "list.pt")
+    with pytest.raises(OSError, match="directory"):
+        fit(net(), Recipe(**SHORT), examples, checkpoint=tmp_path)
+
+
+def test_checkpoints_are_written_beside_each_other(tmp_path, examples, monkeypatch):
+    written, save = [], torch.save
+    monkeypatch.setattr(
+        torch, "save", lambda state, file: (written.append(file), save(state, file))
+    )
+    for rho in (0.1, 0.2):
+        recipe = Recipe("SAM", rho, **SHORT)
+        fit(net(), recipe, examples, checkpoint=tmp_path / f"model-rho{rho}")
+    assert len(set(written)) == 2
+    assert {file.name for file in tmp_path.iterdir()} == {"model-rho0.1", "model-rho0.2"}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [F.cross_entropy, lambda z, y: cross_entropy(z, y)[:, None]],
+)
+def test_a_loss_that_is_not_one_per_example_is_refused_before_training(examples, loss):
+    network = net()
+    before = weights(network)
+    with pytest.raises(ValueError, match="one loss per example, shape"):
+        fit(network, Recipe(**SHORT), examples, loss_fn=loss)
+    assert torch.equal(weights(network), before)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -414,6 +476,21 @@ def test_global_random_numbers_and_modes_are_put_back(examples):
         ({"method": "random", "rho": 0.1, "ascent_steps": 2}, "for SAM and n-SAM"),
         ({"method": "SAM", "rho": 0.1, "ascent_steps": 0}, "1 or more"),
         ({"epochs": 0}, "must be positive"),
+        ({"epochs": 2.5}, "epochs=2.5: pass an integer"),
+        ({"batch_size": 8.0}, "batch_size=8.0: pass an integer"),
+        ({"method": "SAM", "rho": 0.1, "ascent_steps": 1.5}, "ascent_steps=1.5: pass an integer"),
+        ({"seed": 0.5}, "seed=0.5: pass an integer"),
+        ({"seed": None}, "seed=None: pass an integer"),
+        ({"seed": -1}, "seed=-1, momentum=0.9: pass 0 or more"),
+        ({"momentum": -0.1}, "momentum=-0.1: pass 0 or more"),
+        ({"momentum": math.nan}, "momentum=nan: pass a finite"),
+        ({"learning_rate": math.inf}, "learning_rate=inf: pass a finite"),
+        ({"weight_decay": math.nan}, "weight_decay=nan: pass a finite"),
+        ({"method": "m-SAM", "rho": 0.1, "m": 4.0}, "from 1 to 128"),
+        ({"method": "m-SAM", "rho": 0.1, "m": "4"}, "from 1 to 128"),
+        ({"swa_from": 100}, "the last one is 99"),
+        ({"swa_from": -1}, "swa_from=-1"),
+        ({"swa_from": 1.5}, "swa_from=1.5"),
         ({"weight_decay": -1.0}, "at least 0"),
         ({"switch": ((1, {"epochs": 3}),)}, "cannot be switched"),
         ({"switch": ((101, {"method": "SAM", "rho": 0.1}),)}, "switch at epoch 101 of 100"),
