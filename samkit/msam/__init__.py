@@ -10,6 +10,7 @@ it is run.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samkit import passes
-from samkit.errors import Undefined, Unsupported
+from samkit.errors import NonFinite, Undefined, Unsupported
 from samkit.msam.batch import Batch, LossFn
 from samkit.msam.ghost import ghost
 from samkit.msam.layers import BATCH_NORM
@@ -74,9 +75,9 @@ def msam_grad(
 
     Args:
         model: called as `model(inputs)`, with `*inputs` for a tuple or list, with `**inputs` for a
-            dict. Parameters with requires_grad False neither move nor get a gradient.
+            mapping. Parameters with requires_grad False neither move nor get a gradient.
         loss_fn: loss_fn(model output, targets) -> one loss per example, shape (b,).
-        inputs, targets: tensors (b, ...), or tuples, lists or dicts of them.
+        inputs, targets: tensors (b, ...), or tuples, lists or mappings of them.
         rho: the radius of the perturbation, in the units of the weights, at least 0.
         m: the size of a group, 1 <= m <= b; None for the whole batch (SAM as usually run).
         normalize: whether delta_G has length rho or rho times the gradient's.
@@ -103,7 +104,7 @@ def msam_grad(
     """
     batch = Batch(inputs, targets)
     params = [p for p in model.parameters() if p.requires_grad]
-    m = len(batch) if m is None else m
+    m = len(batch) if m is None else _integer(m)
     _check(rho, m, len(batch), weight_decay, method, params)
     same: dict[str, Any] = {
         "rho": rho,
@@ -142,12 +143,19 @@ def _check(
     for name, value in (("rho", rho), ("weight_decay", weight_decay)):
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} must be a number >= 0, not {value}")
-    if isinstance(m, bool) or not isinstance(m, int) or not 1 <= m <= b:
+    if not 1 <= m <= b:
         raise ValueError(f"m, the size of a group, must be an integer from 1 to {b}, not {m}")
     if method not in ("auto", "ghost", "loop"):
         raise ValueError(f"method must be 'auto', 'ghost' or 'loop', not {method!r}")
     if not params:
         raise ValueError("the model has no parameter with requires_grad=True")
+
+
+def _integer(m: Any) -> int:
+    """m, of any type of integers."""
+    if isinstance(m, bool) or not hasattr(m, "__index__"):
+        raise ValueError(f"m, the size of a group, must be an integer, not {m!r}")
+    return operator.index(m)
 
 
 def _mixes_examples(module: nn.Module) -> bool:
@@ -173,6 +181,11 @@ def _all_or_nothing(params: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
         p.grad = None
     try:
         yield start_again
+        if not passes.finite(p.grad for p in params):
+            raise NonFinite(
+                "the gradient is inf or nan at the perturbed weights; weights and p.grad are "
+                "unchanged. Lower rho or the learning rate, or skip this batch"
+            )
     except BaseException:
         for p, old in zip(params, before, strict=True):
             p.grad = old

@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -93,9 +94,9 @@ def _part(
     rate = (
         torch.where(norms > 0, norms.rsqrt(), 0.0)
         if normalize
-        else norms.new_full((groups,), groups / len(part))
+        else record.unit.to(norms.dtype) * (groups / len(part))
     )
-    s = rho * rate  # delta_G = s_G * (sum over the group of grad l_i + k w)
+    s = rho * rate  # delta_G = s_G * (sum over the group of grad l_i + k w) / unit_G
     c = s * k
     if weight_decay:
         _add_decay(params, record.weighted_gradients(s), weight_decay * len(part) / b, c)
@@ -253,14 +254,33 @@ class Record(_Intercept):
     def backward(self, losses: Tensor) -> None:
         """Gives each site its g, the gradient of the summed losses by the call's output."""
         self.gradients = self.grads(losses.sum(), retain_graph=self.decays)
+        self.unit = self.largest()
         for site, g in zip(self.sites, self.gradients, strict=True):
-            site.receive(g)
+            site.receive(g, self.unit)
         if not self.decays:
             self.edges.clear()
             del self.gradients
 
+    def largest(self) -> Tensor:
+        """The largest |entry| of each group's g, (G,), as the unit in which they are squared.
+
+        For the squares of the gradients of examples that are fitted well may underflow. With weight
+        decay, which is the larger part there, it is 1.
+        """
+        found = [torch.ones(self.groups, device=self.params[0].device)]
+        if not self.decays:
+            rows = [
+                site.by_group(g).flatten(1)
+                for site, g in zip(self.sites, self.gradients, strict=True)
+                if g is not None and g.numel()
+            ]
+            found = [torch.maximum(g.amax(1), -g.amin(1)) for g in rows] or found
+        unit = reduce(torch.maximum, found)
+        unit = _wide(unit)
+        return unit.clamp(min=torch.finfo(unit.dtype).tiny)
+
     def squared_norms(self, k: float) -> Tensor:
-        """||k w + sum over the group of grad l_i||^2 over all parameters, shape (G,)."""
+        """||(k w + sum over the group of grad l_i) / unit||^2 over all parameters, shape (G,)."""
         device = self.params[0].device
         total = torch.zeros(self.groups, device=device)
         with torch.autocast(device.type, enabled=False), torch.no_grad():
@@ -268,7 +288,7 @@ class Record(_Intercept):
                 total = (
                     total
                     + 2 * k * self.along_weights()
-                    + k**2 * sum(p.square().sum() for p in self.params)
+                    + k**2 * sum(_wide(p).square().sum() for p in self.params)
                 )
             for site in self.sites:
                 if site.reached:
@@ -291,7 +311,7 @@ class Record(_Intercept):
         for k, (g, first) in enumerate(zip(self.gradients, self.decay, strict=True)):
             if g is not None:
                 stand_ins = [p for p in first.call.parameters if p is not None]
-                weighted = g * _rows(s, g).to(g.dtype)
+                weighted = (g * _rows(s, g)).to(g.dtype)
                 grads = torch.autograd.grad(self.edges[k], stand_ins, weighted, retain_graph=True)
                 found |= zip(self.used[k], grads, strict=True)
         self.edges.clear()
@@ -320,7 +340,7 @@ class Replay(_Intercept):
         # z is multiplied by 1 + c, and so is the gradient by the input, but not that by the weights
         a = call.input
         if a.requires_grad:
-            a = a + _rows(self.c, a) * (a - a.detach())
+            a = a + (_rows(self.c, a) * (a - a.detach())).to(a.dtype)
         z = site.perturbed(replace(call, input=a), s)
         return z + (_rows(self.c, z) * z.detach()).to(z.dtype)
 
@@ -338,6 +358,11 @@ def _rows(per_group: Tensor, x: Tensor) -> Tensor:
     """(G,) -> (rows, 1, ...), each group's number for its rows of x."""
     rows = per_group.repeat_interleave(len(x) // len(per_group))
     return rows.view(-1, *[1] * (x.dim() - 1))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in float32 or more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _name(func: Callable) -> str:

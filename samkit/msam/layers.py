@@ -67,15 +67,19 @@ class Site(ABC):
         self.reached = False  # whether the loss depends on z; if so g is its gradient by z
         #: whether z is proportional to (w, bias): then c w moves z by c z
         self.proportional = moves == tuple(p is not None for p in call.parameters) and moves[0]
-        self.dtype = next(p.dtype for p in call.parameters if p is not None)
-        if self.a.shape[0] % groups:
+        #: of norms and moves: squares of small numbers are 0 in half precision
+        dtype = next(p.dtype for p in call.parameters if p is not None)
+        self.dtype = torch.promote_types(dtype, torch.float32)
+        if not self.a.dim() or self.a.shape[0] % groups:
             raise Unsupported(f"an input of shape {tuple(self.a.shape)} has not the batch first")
 
-    def receive(self, g: Tensor | None) -> None:
-        """Takes the loss's gradient by z; under autocast, norms are computed in w's precision."""
+    def receive(self, g: Tensor | None, unit: Tensor) -> None:
+        """Takes the loss's gradient by z, of each group in a unit of its own, (G,)."""
         if g is None:
             return
-        self.reached, self.g = True, g.to(self.dtype)
+        by_group = self.by_group(g.to(self.dtype))
+        unit = unit.to(self.dtype).view(-1, *[1] * g.dim())
+        self.reached, self.g = True, (by_group / unit).view(g.shape)
         if self.a.is_floating_point():
             self.a = self.a.to(self.dtype)
 
@@ -178,8 +182,11 @@ class Product(Site):
     def perturbed(self, call: Call, s: Tensor) -> Tensor:
         if self.gram:
             z = call.function(call.input, call.weight, call.bias, **call.options)
-            rows = self.rows_in(call.input) if self.moves_weight else self.a_rows
-            move = _apply(self.kernel(rows) * s.view(-1, 1, 1, 1), self.g_rows)
+            with torch.autocast(z.device.type, enabled=False):
+                a = call.input.to(self.dtype)
+                rows = self.rows_in(a) if self.moves_weight else self.a_rows
+                # s g is as large as the move; s alone may be beyond all numbers of z's type
+                move = _apply(self.kernel(rows), s.view(-1, 1, 1, 1) * self.g_rows)
             return z + self.as_output(move, z).to(z.dtype)
         weight = _moved(_there(call.weight), self.weight_grad, s)
         self.weight_grad = None
@@ -392,7 +399,8 @@ def _moved(p: Tensor, grad: Tensor | None, s: Tensor) -> Tensor:
     """p + s_G grad_G of (G, ...); a parameter that does not move is the same for all groups."""
     if grad is None:
         return p.expand(len(s), *p.shape)
-    return torch.addcmul(p, s.view(-1, *[1] * (grad.dim() - 1)), grad.to(p.dtype))
+    s = s.view(-1, *[1] * (grad.dim() - 1))
+    return torch.addcmul(p.to(grad.dtype), s, grad).to(p.dtype)
 
 
 def _there(p: Tensor | None) -> Tensor:

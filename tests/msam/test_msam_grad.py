@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, UserDict, namedtuple
 from contextlib import contextmanager
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,6 +39,7 @@ def problem():
         ({"targets": torch.zeros(0).long(), "inputs": torch.zeros(0, 7)}, "at least one"),
         ({"targets": torch.tensor(0), "inputs": torch.zeros(1, 7)}, "first dimension"),
         ({"targets": [], "inputs": []}, "at least one"),
+        ({"inputs": np.zeros((12, 7))}, "no tensor in this ndarray"),
         ({"loss_fn": F.cross_entropy}, "reduction='none'"),
         ({"loss_fn": lambda z, y: z}, "reduction='none'"),
     ],
@@ -87,17 +91,18 @@ def test_rho_0_is_the_plain_gradient(problem, method):
     assert relative(grads(net), true) < 1e-14
 
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(7, 5), nn.Linear(3, 5)
+
+    def forward(self, u, v):
+        return self.a(u) * self.b(v)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", [tuple, list, dict])
 def test_inputs_in_a_structure(method, kind):
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(7, 5), nn.Linear(3, 5)
-
-        def forward(self, u, v):
-            return self.a(u) * self.b(v)
-
     net = Two().double()
     u, v, y = torch.randn(12, 7).double(), torch.randn(12, 3).double(), torch.randint(5, (12,))
     inputs = {"u": u, "v": v} if kind is dict else kind((u, v))
@@ -108,6 +113,36 @@ def test_inputs_in_a_structure(method, kind):
 
     msam_grad(net, loss_fn, inputs, targets, rho=0.3, m=5, method=method)
     assert relative(grads(net), dense(net, losses, (u, v), y, rho=0.3, m=5)) < 1e-12
+
+
+Pair = namedtuple("Pair", "u v")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "structure", [UserDict, OrderedDict, MappingProxyType, lambda d: Pair(**d)]
+)
+def test_other_mappings_and_named_tuples(method, structure):
+    net = Two().double()
+    u, v, y = torch.randn(12, 7).double(), torch.randn(12, 3).double(), torch.randint(5, (12,))
+    targets = Pair(y, y)
+    msam_grad(
+        net,
+        lambda z, t: losses(z, t.v),
+        structure({"u": u, "v": v}),
+        targets,
+        rho=0.3,
+        m=5,
+        method=method,
+    )
+    assert relative(grads(net), dense(net, losses, (u, v), y, rho=0.3, m=5)) < 1e-12
+
+
+@pytest.mark.parametrize("m", [np.int64(3), torch.tensor(3)])
+def test_m_is_any_integer(problem, m):
+    net, x, y = problem
+    msam_grad(net, losses, x, y, rho=0.3, m=m)
+    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=3)) < 1e-12
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
@@ -123,6 +158,18 @@ def test_a_non_finite_loss_changes_nothing(problem, method, m, bad):
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert torch.equal(net[0].bias.grad, torch.ones_like(net[0].bias))
     assert net[0].weight.grad is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_non_finite_gradient_of_the_second_pass_changes_nothing(method):
+    # exp(w) at w = 0 is 1, and so is its gradient; at w + rho it is beyond all numbers
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    net.weight.grad = torch.full((1, 1), 2.0)
+    x, y = torch.ones(4, 1), torch.zeros(4)
+    with pytest.raises(NonFinite, match="at the perturbed weights"):
+        msam_grad(net, lambda z, y: z[:, 0].exp(), x, y, rho=1000.0, m=2, method=method)
+    assert net.weight == 0 and net.weight.grad == 2.0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -331,3 +378,59 @@ def test_autocast_sees_the_moved_weights():
             msam_grad(net, losses, x, y, rho=rho, method="loop")
         found.append(grads(net))
     assert relative(found[1], found[0]) > 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-20, 1e-22])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("method", ["loop", "ghost"])
+def test_gradients_whose_squares_are_0_in_float32(problem, method, normalize, scale):
+    net, x, y = problem
+
+    def small(z, t):
+        return scale * losses(z, t)
+
+    rho = 0.3 if normalize else 0.3 / scale
+    for m in (1, 5):
+        true = dense(net.double(), small, x, y, rho=rho, m=m, normalize=normalize)
+        net.float().zero_grad()
+        msam_grad(net, small, x.float(), y, rho=rho, m=m, normalize=normalize, method=method)
+        assert relative({k: g.double() for k, g in grads(net).items()}, true) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["loop", "ghost"])
+def test_weights_in_half_precision(problem, method):
+    # The squares of gradients of 1e-4 are 0 in float16, where 6e-8 is the smallest number.
+    net, x, y = problem
+
+    def small(z, t):
+        return 1e-3 * F.cross_entropy(
+            z.to(torch.promote_types(z.dtype, torch.float32)), t, reduction="none"
+        )
+
+    true = dense(net, small, x, y, rho=0.3, m=1)
+    plain = dense(net, small, x, y, rho=0.0, m=1)
+    net.half()
+    msam_grad(net, small, x.half(), y, rho=0.3, m=1, method=method)
+    assert relative({k: g.double() for k, g in grads(net).items()}, true) < 0.01
+    assert relative(plain, true) > 0.1
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_fitted_examples_under_autocast_in_half_precision(m):
+    # There rho / ||g|| is beyond the numbers of float16, which end at 65504; the move is not.
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 4))
+    y = torch.randint(4, (64,))
+    x = torch.randn(64, 20) + 2 * F.one_hot(y, 20)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(100):
+        optimizer.zero_grad()
+        losses(net(x), y).mean().backward()
+        optimizer.step()
+    found = {}
+    for method in ("loop", "ghost"):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            msam_grad(net, lambda z, t: losses(z.float(), t), x, y, rho=0.05, m=m, method=method)
+        found[method] = grads(net)
+    assert relative(found["ghost"], found["loop"]) < 0.02
