@@ -84,9 +84,14 @@ def msam_grad(
         weight_decay: of the loss, at least 0, so it is in delta_G as well; an optimizer's own is
             in the step alone.
         method: "loop" runs two passes for each group; "ghost" runs two for all of them, see
-            `ghost.py`; "auto" takes the ghost path where it is proven equal, times both in the
-            first few calls of each shape, and stays with the faster one. The two agree to rounding;
-            for runs that repeat bit for bit, name one.
+            `ghost.py`; "auto" takes the ghost path unless it is refused, times both in the first
+            few calls, and stays with the faster one; where it is refused, a warning says why. The
+            two agree to rounding; for runs that repeat bit for bit, name one.
+            What is refused: calls without a rule, and examples that depend on each other. The first
+            is seen in every call. The second is probed on the batch at hand, at calls 1, 2, 4, 8,
+            ... of a model, loss and shape: no gradient of one group's loss by another one's
+            examples, and no change of it when these are exchanged. That is no proof for every
+            batch: a model that mixes examples by chance, or in few batches, may pass.
         max_bytes: how much the ghost path may hold for all groups beyond two ordinary passes; a
             larger batch is done in parts of some groups each.
 
@@ -118,23 +123,25 @@ def msam_grad(
             return loop(model, loss_fn, batch, params, **same)
         if any(map(_mixes_examples, model.modules())):
             raise Undefined(BATCH_NORM)
-        plan = plan_for(model, loss_fn, batch, params, m=m, decays=weight_decay > 0)
+        plan = plan_for(model, loss_fn, batch, params, m=m, decays=weight_decay > 0, method=method)
         at_once = max(1, max_bytes // max(1, plan.bytes))
         if method == "ghost":
             if plan.refused:
                 raise Unsupported(
-                    f"method 'ghost' is not proven right here: {plan.refused}. Use 'auto' or 'loop'"
+                    f"method 'ghost' is not right here: {plan.refused}. Use 'auto' or 'loop'"
                 )
             return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
-        try:
-            with plan.choose() as faster:
-                if faster == "loop":
-                    return loop(model, loss_fn, batch, params, **same)
-                return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
-        except Unsupported as refusal:  # in the second pass only: the model changed its course
-            plan.refused = str(refusal)
-            start_again()
-            return loop(model, loss_fn, batch, params, **same)
+        if not plan.refused:
+            try:
+                with plan.times.choose(batch.size) as faster:
+                    if faster == "loop":
+                        return loop(model, loss_fn, batch, params, **same)
+                    return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
+            except Unsupported as refusal:  # the model took another course than in its proof
+                plan.refused = str(refusal)
+                start_again()
+        plan.times.warn(plan.refused, -(-len(batch) // m))
+        return loop(model, loss_fn, batch, params, **same)
 
 
 def _check(

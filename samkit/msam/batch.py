@@ -60,6 +60,19 @@ class Batch:
     def __len__(self) -> int:
         return leaves(self.inputs)[0].shape[0]
 
+    @property
+    def size(self) -> int:
+        """How many numbers the inputs are."""
+        return max(1, sum(t.numel() for t in leaves(self.inputs)))
+
+    def rows(self, index: Tensor) -> Batch:
+        """These examples, in this order."""
+        return Batch(
+            mapped(lambda t: t[index.to(t.device)], self.inputs),
+            mapped(lambda t: t[index.to(t.device)], self.targets),
+            self.last,
+        )
+
     def part(self, start: int, stop: int) -> Batch:
         """The examples start, ..., stop - 1."""
         return Batch(

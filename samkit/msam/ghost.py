@@ -26,7 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -129,29 +129,78 @@ def prove(
     m: int,
     decays: bool,
 ) -> int:
-    """Raises Unsupported unless the ghost path is right for this model on batches of this shape.
+    """Raises Unsupported unless the ghost path is right for this model on this batch.
 
     Returns how many bytes it holds for one group beyond two ordinary passes.
 
-    One forward pass finds every parameter's use; two backward passes check that the losses of the
-    even groups do not depend on the odd groups' examples, nor the other way round.
+    One forward pass finds every parameter's use. That the losses of the even groups do not depend
+    on the odd groups' examples, nor the other way round, is checked by the gradient; and, since the
+    gradient does not see what is detached or counted, by running again with the other groups'
+    examples replaced by copies and the same random numbers.
     """
+    if any(p._backward_hooks for p in params):
+        raise Unsupported("a hook on the gradient of a parameter")
     groups = len(batch) // m
     part = batch.part(0, groups * m)
-    part = Batch(mapped(_stand_in, part.inputs), part.targets)
+    noise = passes.Noise(params)
+    probe = partial(_probe, model, loss_fn, params=params, groups=groups, decays=decays)
+    losses, bytes = probe(part, parities=(0, 1))
+    for parity in (0, 1) if groups > 1 else ():
+        noise.replay()
+        copied = part.rows(_copied(groups, m, parity))
+        try:
+            found, _ = probe(copied, parities=(parity,))
+        except Unsupported:
+            raise
+        except Exception as error:
+            raise Unsupported(f"a batch with copies of examples fails: {error!r}") from error
+        before, after = (x.view(groups, m)[parity::2] for x in (losses, found))
+        # The same operations on the same numbers: only the order of a kernel's sums may differ.
+        rounding = 64 * torch.finfo(losses.dtype).eps * before.abs().max()
+        if ((after - before).abs() > rounding).any():
+            raise Unsupported(
+                "the loss of one example depends on another one, or on chance other than torch's: "
+                "it changes when the others are exchanged"
+            )
+    return bytes
+
+
+def _probe(
+    model: nn.Module,
+    loss_fn: LossFn,
+    part: Batch,
+    params: Sequence[Tensor],
+    groups: int,
+    decays: bool,
+    parities: tuple[int, ...],
+) -> tuple[Tensor, int]:
+    """The losses, and bytes for one group; by the gradient, groups of a parity depend on no other.
+
+    A parity is 0 for the even groups, 1 for the odd ones.
+    """
+    part = replace(part, inputs=mapped(_stand_in, part.inputs))
     record = Record(params, groups, decays)
     with getattr(model, "no_sync", nullcontext)(), _eager(model), _no_checkpointing(), record:
         losses = per_example(loss_fn, model, part)
     inputs = [t for t in leaves(part.inputs) if t.requires_grad]
-    for parity in (0, 1):
-        some = losses.view(groups, m)[parity::2].sum()
+    for parity in parities:
+        some = losses.view(groups, -1)[parity::2].sum()
         for g in record.grads(some, inputs, retain_graph=True):
             if g is not None and g.reshape(groups, -1)[1 - parity :: 2].count_nonzero():
                 raise Unsupported(
                     "the loss of one example depends on another one, or a layer does not have "
                     "the examples in its first dimension"
                 )
-    return sum(site.bytes for site in record.sites) // groups
+    return losses.detach(), sum(site.bytes for site in record.sites) // groups
+
+
+def _copied(groups: int, m: int, parity: int) -> Tensor:
+    """The rows of a batch whose groups of the other parity are copies of their neighbours."""
+    group = torch.arange(groups)
+    neighbour = group ^ 1
+    neighbour[neighbour == groups] = groups - 2  # the last one of an odd number of groups
+    source = torch.where(group % 2 == parity, group, neighbour)
+    return (source[:, None] * m + torch.arange(m)).flatten()
 
 
 @contextmanager

@@ -278,6 +278,13 @@ LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
     "activations that mix later": seen(
         lambda s, x: s.b(s.a(x).cumsum(0)), "depends on another one"
     ),
+    "detached statistics of the batch": seen(
+        lambda s, x: s.b((z := s.a(x)) - z.mean(0).detach()), "depends on another one"
+    ),
+    "statistics of the inputs alone": seen(
+        lambda s, x: s.b(s.a((x - x.detach().mean(0)) / x.detach().std(0))),
+        "depends on another one",
+    ),
     "the first example takes from the last": seen(
         lambda s, x: mixed(s.b(s.a(x)), 0, -1), "depends on another one"
     ),

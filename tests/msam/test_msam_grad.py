@@ -182,7 +182,7 @@ def test_weights_come_back_bit_for_bit_also_after_an_error(problem, method):
 
     def fails_in_the_second_pass(z, t):
         calls.append(0)
-        if len(calls) == (3 if method != "loop" else 2):  # after the proof, or without one
+        if len(calls) == (5 if method != "loop" else 2):  # after the proof, or without one
             raise KeyError("mine")
         return losses(z, t)
 
@@ -208,7 +208,7 @@ def test_both_passes_see_the_same_dropout_masks(method):
     net[1].register_forward_hook(lambda _, __, z: masks.append(z == 0))
     x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
     msam_grad(net, losses, x, y, rho=0.1, m=6, method=method)
-    passes = masks if method == "loop" else masks[1:]  # the first is the proof's
+    passes = masks if method == "loop" else masks[3:]  # the first three are the proof's
     assert all(torch.equal(a, b) for a, b in zip(passes[::2], passes[1::2], strict=True))
     assert not torch.equal(passes[0], torch.zeros_like(passes[0]))
 
@@ -416,21 +416,15 @@ def test_weights_in_half_precision(problem, method):
 
 
 @pytest.mark.parametrize("m", [1, 2])
-def test_fitted_examples_under_autocast_in_half_precision(m):
+def test_small_gradients_under_autocast_in_half_precision(m):
     # There rho / ||g|| is beyond the numbers of float16, which end at 65504; the move is not.
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 4))
-    y = torch.randint(4, (64,))
-    x = torch.randn(64, 20) + 2 * F.one_hot(y, 20)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(100):
-        optimizer.zero_grad()
-        losses(net(x), y).mean().backward()
-        optimizer.step()
+    net, x, y = build(GHOST["mlp"], torch.float32)
     found = {}
     for method in ("loop", "ghost"):
         net.zero_grad()
         with torch.autocast("cpu", torch.float16):
-            msam_grad(net, lambda z, t: losses(z.float(), t), x, y, rho=0.05, m=m, method=method)
+            msam_grad(
+                net, lambda z, t: 1e-5 * losses(z.float(), t), x, y, rho=3.0, m=m, method=method
+            )
         found[method] = grads(net)
-    assert relative(found["ghost"], found["loop"]) < 0.02
+    assert relative(found["ghost"], found["loop"]) < 0.15  # 6e-8 in numbers of 1e-6
