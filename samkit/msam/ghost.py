@@ -8,11 +8,11 @@ Two passes over the whole batch, with delta_G = s_G grad L_G and s_G its normali
    backward, with a, g and s constant, adds (1/b) sum_j grad l_j(w + delta_G(j)) to p.grad.
 
 Weight decay in the loss adds k w, with k = |G| weight_decay, to a group's summed gradient. Every z
-is proportional to its layer's weights. So the norm needs <sum_i g_i a_i^T, w> = sum_i <g_i, z_i>;
-and the weights of step 2, w + s_G (sum_i g_i a_i^T + k w), are (1 + c_G) (w + s'_G sum_i g_i a_i^T)
-with c_G = s_G k and s'_G = s_G / (1 + c_G), so they give 1 + c_G times the z for s'_G. The
-gradient's own part weight_decay (w + delta_G), averaged over the groups, takes one more weight
-gradient at w, with each example weighted by s_G.
+is proportional to its layer's weights (where they are added to the input a, z - a is). So the norm
+needs <sum_i g_i a_i^T, w> = sum_i <g_i, z_i>; and the weights of step 2, w + s_G (sum_i g_i a_i^T +
+k w), are (1 + c_G) (w + s'_G sum_i g_i a_i^T) with c_G = s_G k and s'_G = s_G / (1 + c_G), so they
+give 1 + c_G times the z for s'_G. The gradient's own part weight_decay (w + delta_G), averaged over
+the groups, takes one more weight gradient at w, with each example weighted by s_G.
 
 Layers are found by the torch functions that they call, not by their class: every call that is given
 a trainable parameter goes through its rule or is refused. So a parameter used twice, or in a way
@@ -38,6 +38,7 @@ from torch.overrides import TorchFunctionMode
 
 from samkit import passes
 from samkit.errors import Unsupported
+from samkit.msam.attention import self_attention
 from samkit.msam.batch import Batch, LossFn, finite, leaves, mapped, per_example
 from samkit.msam.layers import RULES, Call, Site
 
@@ -236,6 +237,9 @@ class _Intercept(TorchFunctionMode, ABC):
     ) -> Any:
         kwargs = kwargs or {}
         uses = self.any_in(args) or self.any_in(kwargs.values())
+        if func is F.multi_head_attention_forward and uses:
+            with self:
+                return self_attention(*args, **kwargs)
         if func in RULES and (uses or func is F.batch_norm):
             signature, rule = RULES[func]
             call = signature(*args, **kwargs)
@@ -350,6 +354,7 @@ class Record(_Intercept):
         for site, g, first in zip(self.sites, self.gradients, self.decay, strict=True):
             if g is not None:
                 z = first.z if first.z._version == first.version else site.forward(first.call)
+                z = z - first.call.input if site.shifts else z
                 products = site.by_group(site.learning(g.to(site.dtype)) * z.to(site.dtype))
                 total = total + products.flatten(1).sum(1)
         return total
@@ -388,6 +393,9 @@ class Replay(_Intercept):
             return site.perturbed(call, s)
         # z is multiplied by 1 + c, and so is the gradient by the input, but not that by the weights
         a = call.input
+        if site.shifts:
+            z = site.perturbed(call, s)
+            return z + (_rows(self.c, z) * (z - a).detach()).to(z.dtype)
         if a.requires_grad:
             a = a + (_rows(self.c, a) * (a - a.detach())).to(a.dtype)
         z = site.perturbed(replace(call, input=a), s)

@@ -10,11 +10,24 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from msam.networks import GHOST, build, image, losses, mlp, picture
+from msam.networks import (
+    GHOST,
+    attention,
+    build,
+    encoder,
+    image,
+    losses,
+    mlp,
+    picture,
+    signal,
+    vector,
+    weights_too,
+    words,
+)
 from oracle import dense, grads, relative
 from torch import nn
 
-from samkit import NonFinite, Undefined, Unsupported, msam_grad
+from samkit import NonFinite, Undefined, Unsupported, msam_grad, passes
 
 METHODS = ["loop", "ghost", "auto"]
 
@@ -226,24 +239,35 @@ def test_a_step_draws_as_much_noise_as_a_plain_one(m):
         assert torch.equal(torch.get_rng_state(), plain)
 
 
-def test_dropout_ghost_is_the_gradient_under_its_masks():
-    net = noisy()
-    x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
+#: networks with dropout: the layer's, and those of attention with and without its weights
+DROPOUT = {
+    "mlp": (noisy, vector),
+    "encoder layer": (lambda: encoder(dropout=0.3, batch_first=True), words),
+    "attention": (lambda: attention(weights_too, dropout=0.3), signal),
+}
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("name", DROPOUT)
+def test_dropout_ghost_is_the_gradient_under_its_masks(name, m):
+    net, x, y = build(DROPOUT[name])
+    weights = list(net.parameters())
+
+    def group_grad(rows):
+        torch.manual_seed(3)  # the masks of the whole batch, for every group
+        return torch.autograd.grad(losses(net(x), y)[rows].mean(), weights)
+
+    total = [torch.zeros_like(w) for w in weights]
+    for i in range(0, 12, m):
+        g = group_grad(slice(i, i + m))
+        s = 0.3 / torch.cat([part.flatten() for part in g]).norm()
+        with passes.Moves()(weights, g, s):
+            for t, part in zip(total, group_grad(slice(i, i + m)), strict=True):
+                t += part * m / 12
     torch.manual_seed(3)
-    mask = F.dropout(torch.ones(12, 64).double(), 0.5)
-    torch.manual_seed(3)
-    msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
-
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
-        def forward(self, x, mask):
-            return net[3](F.relu(net[0](x) * mask))
-
-    true = dense(Masked(), losses, (x, mask), y, rho=0.3, m=3)
-    assert relative({f"net.{k}": g for k, g in grads(net).items()}, true) < 1e-12
+    msam_grad(net, losses, x, y, rho=0.3, m=m, method="ghost")
+    true = dict(zip(dict(net.named_parameters()), total, strict=True))
+    assert relative(grads(net), true) < 1e-12
 
 
 # BatchNorm
