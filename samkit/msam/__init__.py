@@ -4,8 +4,8 @@ r"""m-SAM: every group of m examples looks from its own perturbed weights.
 
 `msam_grad` computes the gradient of L_m with every delta_G held constant. `loop.py` is the
 definition, `ghost.py` the same numbers without a loop over groups, `layers.py` its rule for each
-layer, `cost.py` the counting behind each layer's form, `plan.py` what is known of a model before
-it is run.
+layer, `attention.py` torch's attention out of such layers, `cost.py` the counting behind each
+layer's form, `plan.py` what is known of a model before it is run.
 """
 
 from __future__ import annotations
