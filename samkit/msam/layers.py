@@ -186,8 +186,8 @@ class Product(Site):
             with torch.autocast(z.device.type, enabled=False):
                 a = call.input.to(self.dtype)
                 rows = self.rows_in(a) if self.moves_weight else self.a_rows
-                # s g is as large as the move; s alone may be beyond all numbers of z's type
-                move = _apply(self.kernel(rows), s.view(-1, 1, 1, 1) * self.g_rows)
+                # s may be beyond the numbers of z's type, but not of this one
+                move = _apply(self.kernel(rows) * s.view(-1, 1, 1, 1), self.g_rows)
             return z + self.as_output(move, z).to(z.dtype)
         weight = _moved(_there(call.weight), self.weight_grad, s)
         self.weight_grad = None
