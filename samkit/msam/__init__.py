@@ -4,12 +4,13 @@ r"""m-SAM: every group of m examples looks from its own perturbed weights.
 
 `msam_grad` computes the gradient of L_m with every delta_G held constant. `loop.py` is the
 definition, `ghost.py` the same numbers without a loop over groups, `layers.py` its rule for each
-layer, `cost.py` the counting behind each layer's form, `plan.py` what is known of a model before
-it is run.
+layer, `attention.py` torch's attention out of such layers, `cost.py` the counting behind each
+layer's form, `plan.py` what is known of a model before it is run.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samkit import passes
-from samkit.errors import Undefined, Unsupported
+from samkit.errors import NonFinite, Undefined, Unsupported
 from samkit.msam.batch import Batch, LossFn
 from samkit.msam.ghost import ghost
 from samkit.msam.layers import BATCH_NORM
@@ -74,18 +75,23 @@ def msam_grad(
 
     Args:
         model: called as `model(inputs)`, with `*inputs` for a tuple or list, with `**inputs` for a
-            dict. Parameters with requires_grad False neither move nor get a gradient.
+            mapping. Parameters with requires_grad False neither move nor get a gradient.
         loss_fn: loss_fn(model output, targets) -> one loss per example, shape (b,).
-        inputs, targets: tensors (b, ...), or tuples, lists or dicts of them.
+        inputs, targets: tensors (b, ...), or tuples, lists or mappings of them.
         rho: the radius of the perturbation, in the units of the weights, at least 0.
         m: the size of a group, 1 <= m <= b; None for the whole batch (SAM as usually run).
         normalize: whether delta_G has length rho or rho times the gradient's.
         weight_decay: of the loss, at least 0, so it is in delta_G as well; an optimizer's own is
             in the step alone.
         method: "loop" runs two passes for each group; "ghost" runs two for all of them, see
-            `ghost.py`; "auto" takes the ghost path where it is proven equal, times both in the
-            first few calls of each shape, and stays with the faster one. The two agree to rounding;
-            for runs that repeat bit for bit, name one.
+            `ghost.py`; "auto" takes the ghost path unless it is refused, times both in the first
+            few calls, and stays with the faster one; where it is refused, a warning says why. The
+            two agree to rounding; for runs that repeat bit for bit, name one.
+            What is refused: calls without a rule, and examples that depend on each other. The first
+            is seen in every call. The second is probed on the batch at hand, at calls 1, 2, 4, 8,
+            ... of a model, loss and shape: no gradient of one group's loss by another one's
+            examples, and no change of it when these are exchanged. That is no proof for every
+            batch: a model that mixes examples by chance, or in few batches, may pass.
         max_bytes: how much the ghost path may hold for all groups beyond two ordinary passes; a
             larger batch is done in parts of some groups each.
 
@@ -103,7 +109,7 @@ def msam_grad(
     """
     batch = Batch(inputs, targets)
     params = [p for p in model.parameters() if p.requires_grad]
-    m = len(batch) if m is None else m
+    m = len(batch) if m is None else _integer(m)
     _check(rho, m, len(batch), weight_decay, method, params)
     same: dict[str, Any] = {
         "rho": rho,
@@ -117,23 +123,25 @@ def msam_grad(
             return loop(model, loss_fn, batch, params, **same)
         if any(map(_mixes_examples, model.modules())):
             raise Undefined(BATCH_NORM)
-        plan = plan_for(model, loss_fn, batch, params, m=m, decays=weight_decay > 0)
+        plan = plan_for(model, loss_fn, batch, params, m=m, decays=weight_decay > 0, method=method)
         at_once = max(1, max_bytes // max(1, plan.bytes))
         if method == "ghost":
             if plan.refused:
                 raise Unsupported(
-                    f"method 'ghost' is not proven right here: {plan.refused}. Use 'auto' or 'loop'"
+                    f"method 'ghost' is not right here: {plan.refused}. Use 'auto' or 'loop'"
                 )
             return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
-        try:
-            with plan.choose() as faster:
-                if faster == "loop":
-                    return loop(model, loss_fn, batch, params, **same)
-                return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
-        except Unsupported as refusal:  # in the second pass only: the model changed its course
-            plan.refused = str(refusal)
-            start_again()
-            return loop(model, loss_fn, batch, params, **same)
+        if not plan.refused:
+            try:
+                with plan.times.choose(batch.size) as faster:
+                    if faster == "loop":
+                        return loop(model, loss_fn, batch, params, **same)
+                    return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
+            except Unsupported as refusal:  # the model took another course than in its proof
+                plan.refused = str(refusal)
+                start_again()
+        plan.times.warn(plan.refused, -(-len(batch) // m))
+        return loop(model, loss_fn, batch, params, **same)
 
 
 def _check(
@@ -142,12 +150,19 @@ def _check(
     for name, value in (("rho", rho), ("weight_decay", weight_decay)):
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} must be a number >= 0, not {value}")
-    if isinstance(m, bool) or not isinstance(m, int) or not 1 <= m <= b:
+    if not 1 <= m <= b:
         raise ValueError(f"m, the size of a group, must be an integer from 1 to {b}, not {m}")
     if method not in ("auto", "ghost", "loop"):
         raise ValueError(f"method must be 'auto', 'ghost' or 'loop', not {method!r}")
     if not params:
         raise ValueError("the model has no parameter with requires_grad=True")
+
+
+def _integer(m: Any) -> int:
+    """m, of any type of integers."""
+    if isinstance(m, bool) or not hasattr(m, "__index__"):
+        raise ValueError(f"m, the size of a group, must be an integer, not {m!r}")
+    return operator.index(m)
 
 
 def _mixes_examples(module: nn.Module) -> bool:
@@ -173,6 +188,11 @@ def _all_or_nothing(params: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
         p.grad = None
     try:
         yield start_again
+        if not passes.finite(p.grad for p in params):
+            raise NonFinite(
+                "the gradient is inf or nan at the perturbed weights; weights and p.grad are "
+                "unchanged. Lower rho or the learning rate, or skip this batch"
+            )
     except BaseException:
         for p, old in zip(params, before, strict=True):
             p.grad = old

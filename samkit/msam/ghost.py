@@ -8,11 +8,11 @@ Two passes over the whole batch, with delta_G = s_G grad L_G and s_G its normali
    backward, with a, g and s constant, adds (1/b) sum_j grad l_j(w + delta_G(j)) to p.grad.
 
 Weight decay in the loss adds k w, with k = |G| weight_decay, to a group's summed gradient. Every z
-is proportional to its layer's weights. So the norm needs <sum_i g_i a_i^T, w> = sum_i <g_i, z_i>;
-and the weights of step 2, w + s_G (sum_i g_i a_i^T + k w), are (1 + c_G) (w + s'_G sum_i g_i a_i^T)
-with c_G = s_G k and s'_G = s_G / (1 + c_G), so they give 1 + c_G times the z for s'_G. The
-gradient's own part weight_decay (w + delta_G), averaged over the groups, takes one more weight
-gradient at w, with each example weighted by s_G.
+is proportional to its layer's weights (where they are added to the input a, z - a is). So the norm
+needs <sum_i g_i a_i^T, w> = sum_i <g_i, z_i>; and the weights of step 2, w + s_G (sum_i g_i a_i^T +
+k w), are (1 + c_G) (w + s'_G sum_i g_i a_i^T) with c_G = s_G k and s'_G = s_G / (1 + c_G), so they
+give 1 + c_G times the z for s'_G. The gradient's own part weight_decay (w + delta_G), averaged over
+the groups, takes one more weight gradient at w, with each example weighted by s_G.
 
 Layers are found by the torch functions that they call, not by their class: every call that is given
 a trainable parameter goes through its rule or is refused. So a parameter used twice, or in a way
@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -37,6 +38,7 @@ from torch.overrides import TorchFunctionMode
 
 from samkit import passes
 from samkit.errors import Unsupported
+from samkit.msam.attention import self_attention
 from samkit.msam.batch import Batch, LossFn, finite, leaves, mapped, per_example
 from samkit.msam.layers import RULES, Call, Site
 
@@ -93,9 +95,9 @@ def _part(
     rate = (
         torch.where(norms > 0, norms.rsqrt(), 0.0)
         if normalize
-        else norms.new_full((groups,), groups / len(part))
+        else record.unit.to(norms.dtype) * (groups / len(part))
     )
-    s = rho * rate  # delta_G = s_G * (sum over the group of grad l_i + k w)
+    s = rho * rate  # delta_G = s_G * (sum over the group of grad l_i + k w) / unit_G
     c = s * k
     if weight_decay:
         _add_decay(params, record.weighted_gradients(s), weight_decay * len(part) / b, c)
@@ -128,29 +130,78 @@ def prove(
     m: int,
     decays: bool,
 ) -> int:
-    """Raises Unsupported unless the ghost path is right for this model on batches of this shape.
+    """Raises Unsupported unless the ghost path is right for this model on this batch.
 
     Returns how many bytes it holds for one group beyond two ordinary passes.
 
-    One forward pass finds every parameter's use; two backward passes check that the losses of the
-    even groups do not depend on the odd groups' examples, nor the other way round.
+    One forward pass finds every parameter's use. That the losses of the even groups do not depend
+    on the odd groups' examples, nor the other way round, is checked by the gradient; and, since the
+    gradient does not see what is detached or counted, by running again with the other groups'
+    examples replaced by copies and the same random numbers.
     """
+    if any(p._backward_hooks for p in params):
+        raise Unsupported("a hook on the gradient of a parameter")
     groups = len(batch) // m
     part = batch.part(0, groups * m)
-    part = Batch(mapped(_stand_in, part.inputs), part.targets)
+    noise = passes.Noise(params)
+    probe = partial(_probe, model, loss_fn, params=params, groups=groups, decays=decays)
+    losses, bytes = probe(part, parities=(0, 1))
+    for parity in (0, 1) if groups > 1 else ():
+        noise.replay()
+        copied = part.rows(_copied(groups, m, parity))
+        try:
+            found, _ = probe(copied, parities=(parity,))
+        except Unsupported:
+            raise
+        except Exception as error:
+            raise Unsupported(f"a batch with copies of examples fails: {error!r}") from error
+        before, after = (x.view(groups, m)[parity::2] for x in (losses, found))
+        # The same operations on the same numbers: only the order of a kernel's sums may differ.
+        rounding = 64 * torch.finfo(losses.dtype).eps * before.abs().max()
+        if ((after - before).abs() > rounding).any():
+            raise Unsupported(
+                "the loss of one example depends on another one, or on chance other than torch's: "
+                "it changes when the others are exchanged"
+            )
+    return bytes
+
+
+def _probe(
+    model: nn.Module,
+    loss_fn: LossFn,
+    part: Batch,
+    params: Sequence[Tensor],
+    groups: int,
+    decays: bool,
+    parities: tuple[int, ...],
+) -> tuple[Tensor, int]:
+    """The losses, and bytes for one group; by the gradient, groups of a parity depend on no other.
+
+    A parity is 0 for the even groups, 1 for the odd ones.
+    """
+    part = replace(part, inputs=mapped(_stand_in, part.inputs))
     record = Record(params, groups, decays)
     with getattr(model, "no_sync", nullcontext)(), _eager(model), _no_checkpointing(), record:
         losses = per_example(loss_fn, model, part)
     inputs = [t for t in leaves(part.inputs) if t.requires_grad]
-    for parity in (0, 1):
-        some = losses.view(groups, m)[parity::2].sum()
+    for parity in parities:
+        some = losses.view(groups, -1)[parity::2].sum()
         for g in record.grads(some, inputs, retain_graph=True):
             if g is not None and g.reshape(groups, -1)[1 - parity :: 2].count_nonzero():
                 raise Unsupported(
                     "the loss of one example depends on another one, or a layer does not have "
                     "the examples in its first dimension"
                 )
-    return sum(site.bytes for site in record.sites) // groups
+    return losses.detach(), sum(site.bytes for site in record.sites) // groups
+
+
+def _copied(groups: int, m: int, parity: int) -> Tensor:
+    """The rows of a batch whose groups of the other parity are copies of their neighbours."""
+    group = torch.arange(groups)
+    neighbour = group ^ 1
+    neighbour[neighbour == groups] = groups - 2  # the last one of an odd number of groups
+    source = torch.where(group % 2 == parity, group, neighbour)
+    return (source[:, None] * m + torch.arange(m)).flatten()
 
 
 @contextmanager
@@ -186,6 +237,9 @@ class _Intercept(TorchFunctionMode, ABC):
     ) -> Any:
         kwargs = kwargs or {}
         uses = self.any_in(args) or self.any_in(kwargs.values())
+        if func is F.multi_head_attention_forward and uses:
+            with self:
+                return self_attention(*args, **kwargs)
         if func in RULES and (uses or func is F.batch_norm):
             signature, rule = RULES[func]
             call = signature(*args, **kwargs)
@@ -253,14 +307,33 @@ class Record(_Intercept):
     def backward(self, losses: Tensor) -> None:
         """Gives each site its g, the gradient of the summed losses by the call's output."""
         self.gradients = self.grads(losses.sum(), retain_graph=self.decays)
+        self.unit = self.largest()
         for site, g in zip(self.sites, self.gradients, strict=True):
-            site.receive(g)
+            site.receive(g, self.unit)
         if not self.decays:
             self.edges.clear()
             del self.gradients
 
+    def largest(self) -> Tensor:
+        """The largest |entry| of each group's g, (G,), as the unit in which they are squared.
+
+        For the squares of the gradients of examples that are fitted well may underflow. With weight
+        decay, which is the larger part there, it is 1.
+        """
+        found = [torch.ones(self.groups, device=self.params[0].device)]
+        if not self.decays:
+            rows = [
+                site.by_group(g).flatten(1)
+                for site, g in zip(self.sites, self.gradients, strict=True)
+                if g is not None and g.numel()
+            ]
+            found = [torch.maximum(g.amax(1), -g.amin(1)) for g in rows] or found
+        unit = reduce(torch.maximum, found)
+        unit = _wide(unit)
+        return unit.clamp(min=torch.finfo(unit.dtype).tiny)
+
     def squared_norms(self, k: float) -> Tensor:
-        """||k w + sum over the group of grad l_i||^2 over all parameters, shape (G,)."""
+        """||(k w + sum over the group of grad l_i) / unit||^2 over all parameters, shape (G,)."""
         device = self.params[0].device
         total = torch.zeros(self.groups, device=device)
         with torch.autocast(device.type, enabled=False), torch.no_grad():
@@ -268,7 +341,7 @@ class Record(_Intercept):
                 total = (
                     total
                     + 2 * k * self.along_weights()
-                    + k**2 * sum(p.square().sum() for p in self.params)
+                    + k**2 * sum(_wide(p).square().sum() for p in self.params)
                 )
             for site in self.sites:
                 if site.reached:
@@ -281,6 +354,7 @@ class Record(_Intercept):
         for site, g, first in zip(self.sites, self.gradients, self.decay, strict=True):
             if g is not None:
                 z = first.z if first.z._version == first.version else site.forward(first.call)
+                z = z - first.call.input if site.shifts else z
                 products = site.by_group(site.learning(g.to(site.dtype)) * z.to(site.dtype))
                 total = total + products.flatten(1).sum(1)
         return total
@@ -291,7 +365,7 @@ class Record(_Intercept):
         for k, (g, first) in enumerate(zip(self.gradients, self.decay, strict=True)):
             if g is not None:
                 stand_ins = [p for p in first.call.parameters if p is not None]
-                weighted = g * _rows(s, g).to(g.dtype)
+                weighted = (g * _rows(s, g)).to(g.dtype)
                 grads = torch.autograd.grad(self.edges[k], stand_ins, weighted, retain_graph=True)
                 found |= zip(self.used[k], grads, strict=True)
         self.edges.clear()
@@ -319,8 +393,11 @@ class Replay(_Intercept):
             return site.perturbed(call, s)
         # z is multiplied by 1 + c, and so is the gradient by the input, but not that by the weights
         a = call.input
+        if site.shifts:
+            z = site.perturbed(call, s)
+            return z + (_rows(self.c, z) * (z - a).detach()).to(z.dtype)
         if a.requires_grad:
-            a = a + _rows(self.c, a) * (a - a.detach())
+            a = a + (_rows(self.c, a) * (a - a.detach())).to(a.dtype)
         z = site.perturbed(replace(call, input=a), s)
         return z + (_rows(self.c, z) * z.detach()).to(z.dtype)
 
@@ -338,6 +415,11 @@ def _rows(per_group: Tensor, x: Tensor) -> Tensor:
     """(G,) -> (rows, 1, ...), each group's number for its rows of x."""
     rows = per_group.repeat_interleave(len(x) // len(per_group))
     return rows.view(-1, *[1] * (x.dim() - 1))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in float32 or more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _name(func: Callable) -> str:

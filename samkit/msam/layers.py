@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from samkit.errors import Undefined, Unsupported
@@ -64,18 +64,23 @@ class Site(ABC):
         self.groups = groups
         self.a = call.input.detach()
         self.version = self.a._version
+        self.shifts = False  # whether it is z - a that is proportional
         self.reached = False  # whether the loss depends on z; if so g is its gradient by z
         #: whether z is proportional to (w, bias): then c w moves z by c z
         self.proportional = moves == tuple(p is not None for p in call.parameters) and moves[0]
-        self.dtype = next(p.dtype for p in call.parameters if p is not None)
-        if self.a.shape[0] % groups:
+        #: of norms and moves: squares of small numbers are 0 in half precision
+        dtype = next(p.dtype for p in call.parameters if p is not None)
+        self.dtype = torch.promote_types(dtype, torch.float32)
+        if not self.a.dim() or self.a.shape[0] % groups:
             raise Unsupported(f"an input of shape {tuple(self.a.shape)} has not the batch first")
 
-    def receive(self, g: Tensor | None) -> None:
-        """Takes the loss's gradient by z; under autocast, norms are computed in w's precision."""
+    def receive(self, g: Tensor | None, unit: Tensor) -> None:
+        """Takes the loss's gradient by z, of each group in a unit of its own, (G,)."""
         if g is None:
             return
-        self.reached, self.g = True, g.to(self.dtype)
+        by_group = self.by_group(g.to(self.dtype))
+        unit = unit.to(self.dtype).view(-1, *[1] * g.dim())
+        self.reached, self.g = True, (by_group / unit).view(g.shape)
         if self.a.is_floating_point():
             self.a = self.a.to(self.dtype)
 
@@ -178,8 +183,11 @@ class Product(Site):
     def perturbed(self, call: Call, s: Tensor) -> Tensor:
         if self.gram:
             z = call.function(call.input, call.weight, call.bias, **call.options)
-            rows = self.rows_in(call.input) if self.moves_weight else self.a_rows
-            move = _apply(self.kernel(rows) * s.view(-1, 1, 1, 1), self.g_rows)
+            with torch.autocast(z.device.type, enabled=False):
+                a = call.input.to(self.dtype)
+                rows = self.rows_in(a) if self.moves_weight else self.a_rows
+                # s may be beyond the numbers of z's type, but not of this one
+                move = _apply(self.kernel(rows) * s.view(-1, 1, 1, 1), self.g_rows)
             return z + self.as_output(move, z).to(z.dtype)
         weight = _moved(_there(call.weight), self.weight_grad, s)
         self.weight_grad = None
@@ -209,6 +217,16 @@ class Linear(Product):
         a = self.rows_in(call.input)[:, 0]
         z = a @ weight.mT if bias is None else torch.baddbmm(bias[:, None], a, weight.mT)
         return z.reshape(*call.input.shape[:-1], -1)
+
+
+class Matrix(Linear):
+    """a @ W + bias: a `Linear` whose weight (p, q) is the transpose of a layer's."""
+
+    def group_weight_grads(self) -> Tensor:
+        return (self.rows_in(self.a).mT @ self.rows_out(self.g))[:, 0]
+
+    def product(self, call: Call, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super().product(call, weight.mT, bias)
 
 
 class Conv(Product):
@@ -313,9 +331,14 @@ class Affine(Site):
     shift.
     """
 
+    against: tuple[int, ...]
+
     def __init__(self, call: Call, moves: tuple[bool, bool], groups: int) -> None:
         super().__init__(call, moves, groups)
         features = next(p.shape for p in call.parameters if p is not None)
+        self.lay_out(call, features)
+
+    def lay_out(self, call: Call, features: torch.Size) -> None:
         trailing = "normalized_shape" in call.options
         rest = self.a.shape[1:]
         # the features' shape against one example: (..., *features) or (features, 1, ..., 1)
@@ -327,8 +350,11 @@ class Affine(Site):
         if self.a.dim() < 2 or (trailing and len(rest) < len(features)):
             raise Unsupported("a normalization of an input without a batch dimension")
 
+    def normalized(self, call: Call) -> Tensor:
+        return call.function(call.input, **call.options)
+
     def forward(self, call: Call) -> Tensor:
-        n = call.function(call.input, **call.options)
+        n = self.normalized(call)
         self.n = n.detach()
         return self.affine(n, call.weight, call.bias, self.against)
 
@@ -366,11 +392,30 @@ class Affine(Site):
             p = _moved(p.reshape(1, *self.against), getattr(self, name), s)
             return p.expand(-1, rows, *self.against).flatten(0, 1)
 
-        n = call.function(call.input, **call.options)
+        n = self.normalized(call)
         weight = each(call.weight, self.moves_weight, "weight_grad")
         bias = each(call.bias, self.moves_bias, "bias_grad")
         shape = (-1, *self.against)
         return self.affine(n, weight, bias, shape)
+
+
+class Broadcast(Affine):
+    """a * w or a + w for a parameter w that is the same for all examples."""
+
+    def __init__(self, call: Call, moves: tuple[bool, bool], groups: int) -> None:
+        super().__init__(call, moves, groups)
+        self.proportional, self.shifts = True, call.weight is None
+
+    def lay_out(self, call: Call, features: torch.Size) -> None:
+        dims = self.a.dim()
+        if len(features) == dims and features[0] == 1:
+            features = features[1:]
+        if len(features) >= dims:
+            raise Unsupported("a parameter with a dimension for the examples")
+        self.against = (1,) * (dims - 1 - len(features)) + features
+
+    def normalized(self, call: Call) -> Tensor:
+        return call.input
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
@@ -392,7 +437,8 @@ def _moved(p: Tensor, grad: Tensor | None, s: Tensor) -> Tensor:
     """p + s_G grad_G of (G, ...); a parameter that does not move is the same for all groups."""
     if grad is None:
         return p.expand(len(s), *p.shape)
-    return torch.addcmul(p, s.view(-1, *[1] * (grad.dim() - 1)), grad.to(p.dtype))
+    s = s.view(-1, *[1] * (grad.dim() - 1))
+    return torch.addcmul(p.to(grad.dtype), s, grad).to(p.dtype)
 
 
 def _there(p: Tensor | None) -> Tensor:
@@ -413,6 +459,48 @@ _GEOMETRY = ("stride", "padding", "dilation")
 
 def _linear(input, weight, bias=None):
     return Call(F.linear, input, weight, bias, {})
+
+
+def _multiply(input, weight, bias=None):
+    return input @ weight if bias is None else torch.addmm(bias, input, weight)
+
+
+def _matmul(input, other):
+    if input.dim() < 2 or other.dim() != 2:
+        raise Unsupported("a product with a parameter that is not a matrix")
+    return Call(_multiply, input, other, None, {})
+
+
+def _addmm(input, mat1, mat2, *, beta=1, alpha=1):
+    if input.dim() != 1 or len(input) != mat2.shape[1] or (beta, alpha) != (1, 1):
+        raise Unsupported("addmm that is not a product plus a bias")
+    return Call(_multiply, mat1, mat2, input, {})
+
+
+def _operands(x, y):
+    """(the tensor, the parameter) of two factors or summands."""
+    x, y = (y, x) if isinstance(x, nn.Parameter) else (x, y)
+    if not isinstance(x, Tensor):
+        raise Unsupported("a number times or plus a parameter")
+    return x, y
+
+
+def _mul(input, other):
+    a, w = _operands(input, other)
+    return Call(torch.mul, a, w, None, {})
+
+
+def _add(input, other, *, alpha=1):
+    a, w = _operands(input, other)
+    if alpha != 1:
+        raise Unsupported("add of a parameter with a factor alpha")
+    return Call(torch.add, a, None, w, {})
+
+
+def _expand(input, *sizes):
+    """The parameter added to a 0 for every example."""
+    shape = input.detach().expand(*sizes).shape
+    return Call(torch.add, input.detach().new_zeros(()).expand(shape), None, input, {})
 
 
 def _conv(function):
@@ -512,6 +600,15 @@ BATCH_NORM = (
 #: torch function -> (its signature, its rule)
 RULES: dict[Callable[..., Any], tuple[Callable[..., Call], type[Site]]] = {
     F.linear: (_linear, Linear),
+    torch.matmul: (_matmul, Matrix),
+    Tensor.matmul: (_matmul, Matrix),
+    torch.addmm: (_addmm, Matrix),
+    Tensor.addmm: (_addmm, Matrix),
+    torch.mul: (_mul, Broadcast),
+    Tensor.mul: (_mul, Broadcast),
+    torch.add: (_add, Broadcast),
+    Tensor.add: (_add, Broadcast),
+    Tensor.expand: (_expand, Broadcast),
     F.conv1d: (_conv(F.conv1d), Conv),
     F.conv2d: (_conv(F.conv2d), Conv),
     F.group_norm: (_group_norm, Affine),

@@ -35,6 +35,48 @@ class Transformer(nn.Module):
         return self.head(x.mean(1))
 
 
+class ViT(nn.Module):
+    """A vision transformer: patches, a class token, positions, two blocks with a scale each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, D, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, D))
+        self.position = nn.Parameter(torch.randn(1, 5, D))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                D, 2, 16, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(2)
+        )
+        self.scales = nn.ParameterList(torch.randn(D) for _ in range(2))
+        self.norm, self.head = nn.LayerNorm(D), nn.Linear(D, CLASSES)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.patches(pictures).flatten(2).mT
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        for block, scale in zip(self.blocks, self.scales, strict=True):
+            x = block(x) * scale
+        return self.head(self.norm(x[:, 0]))
+
+
+class GPT(nn.Module):
+    """A block as in Hugging Face's GPT-2: products of a matrix (inputs, outputs) by addmm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(V, D), nn.LayerNorm(D)
+        self.first, self.second = (nn.Parameter(torch.randn(s) / 3) for s in ((D, 16), (16, D)))
+        self.bias1, self.bias2 = nn.Parameter(torch.randn(16)), nn.Parameter(torch.randn(D))
+        self.head = nn.Parameter(torch.randn(D, CLASSES))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        h = torch.addmm(self.bias1, self.norm(x).view(-1, D), self.first).tanh()
+        x = x + torch.addmm(self.bias2, h, self.second).view(x.shape)
+        return (x @ self.head).mean(1)
+
+
 class Forward(nn.Module):
     """Modules with a forward of one's own."""
 
@@ -66,6 +108,47 @@ def image(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.LazyLinear(CLASSES))
 
 
+def encoder(**options: object) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, **{"dropout": 0.0, **options})
+    return Forward(lambda s, x: s.b(s.a(x).mean(1)), a=layer, b=nn.Linear(8, CLASSES))
+
+
+def attention(how: Callable[..., Tensor], **options: object) -> nn.Module:
+    layer = nn.MultiheadAttention(9, 3, batch_first=True, **options)
+    return Forward(lambda s, x: s.b(how(s.a, x)), a=layer, b=nn.Linear(9, CLASSES))
+
+
+def with_masks(a: nn.Module, x: Tensor, kind: type, need_weights: bool) -> Tensor:
+    """Attention to the words before, of texts of which the last words are padding."""
+    ahead = torch.ones(3, 3, device=x.device).triu(1).bool()
+    padding = x[..., 0].cumsum(1) > 1.5
+    padding[:, 0] = False
+    masks = {"attn_mask": ahead, "key_padding_mask": padding}
+    if kind is float:
+        masks = {k: x.new_zeros(v.shape).masked_fill(v, -torch.inf) for k, v in masks.items()}
+    return a(x, x, x, need_weights=need_weights, **masks)[0].mean(1)
+
+
+def mask_per_head(a: nn.Module, x: Tensor) -> Tensor:
+    mask = x[:, None, :, :1].expand(-1, 3, -1, 3).flatten(0, 1)
+    return a(x, x, x, attn_mask=mask, need_weights=False)[0].mean(1)
+
+
+def causal(a: nn.Module, x: Tensor) -> Tensor:
+    mask = nn.Transformer.generate_square_subsequent_mask(3, x.device, x.dtype)
+    return a(x, x, x, attn_mask=mask, is_causal=True, need_weights=False)[0].mean(1)
+
+
+def weights_too(a: nn.Module, x: Tensor) -> Tensor:
+    z, averaged = a(x, x, x)
+    return z.mean(1) * (1 + averaged[:, 0, :1])
+
+
+def weights_of_each_head(a: nn.Module, x: Tensor) -> Tensor:
+    z, weights = a(x, x, x, average_attn_weights=False)
+    return z.mean(1) * (1 + weights[:, 1, 0, :1])
+
+
 def vector() -> Tensor:
     return torch.randn(12, 7)
 
@@ -76,6 +159,10 @@ def picture() -> Tensor:
 
 def signal() -> Tensor:
     return torch.randn(12, 3, 9)
+
+
+def words() -> Tensor:
+    return torch.randn(12, 4, 8)
 
 
 def tokens() -> Tensor:
@@ -181,6 +268,45 @@ GHOST: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
         vector,
     ),
     "transformer": (Transformer, tokens),
+    "encoder layer": (lambda: encoder(batch_first=True), words),
+    "encoder layer, norm first, no bias": (
+        lambda: encoder(batch_first=True, norm_first=True, bias=False),
+        words,
+    ),
+    "vision transformer": (ViT, lambda: torch.randn(12, 3, 8, 8)),
+    "addmm and matmul": (GPT, tokens),
+    "attention, its weights too": (lambda: attention(weights_too), signal),
+    "attention, weights of each head": (lambda: attention(weights_of_each_head), signal),
+    "attention, causal": (lambda: attention(causal), signal),
+    "attention, a mask for each head": (lambda: attention(mask_per_head), signal),
+    "attention, masks of booleans": (
+        lambda: attention(lambda a, x: with_masks(a, x, bool, False)),
+        signal,
+    ),
+    "attention, masks of numbers": (
+        lambda: attention(lambda a, x: with_masks(a, x, float, True)),
+        signal,
+    ),
+    "shifts and scales": (
+        lambda: Forward(
+            lambda s, x: s.b(torch.add(s.shift, torch.mul(s.a(x) + s.picture, s.scale)).sum(1)),
+            a=nn.Conv2d(3, 4, 2),
+            shift=nn.Parameter(torch.randn(4, 1, 7)),
+            picture=nn.Parameter(torch.randn(1, 1, 8, 7)),
+            scale=nn.Parameter(torch.randn(())),
+            b=nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES)),
+        ),
+        picture,
+    ),
+    "a shift and a scale that widen": (
+        lambda: Forward(
+            lambda s, x: s.b((s.scale * (s.shift + x[:, None])).tanh().sum((1, 2))),
+            shift=nn.Parameter(torch.randn(2, 1)),
+            scale=nn.Parameter(torch.randn(3, 1, 7)),
+            b=nn.Linear(7, CLASSES),
+        ),
+        lambda: torch.randn(12, 1, 7),
+    ),
     "unused parameter": (with_unused, vector),
     "frozen weight": (lambda: frozen(mlp(), "2.weight", "4.weight"), vector),
     "frozen bias": (lambda: frozen(mlp(), "0.bias"), vector),
@@ -212,14 +338,6 @@ def lstm() -> nn.Module:
         lambda s, x: s.b(s.a(x)[0][:, -1]),
         a=nn.LSTM(9, 6, batch_first=True),
         b=nn.Linear(6, CLASSES),
-    )
-
-
-def attention() -> nn.Module:
-    return Forward(
-        lambda s, x: s.b(s.a(x, x, x, need_weights=False)[0].mean(1)),
-        a=nn.MultiheadAttention(9, 3, batch_first=True),
-        b=nn.Linear(9, CLASSES),
     )
 
 
@@ -259,7 +377,25 @@ LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
     "tied weights": (tied, vector, "used twice"),
     "a layer called twice": seen(lambda s, x: s.b(s.a(s.a(x))), "used twice"),
     "a product outside of a layer": seen(lambda s, x: s.b(x @ s.a.weight.T), "no rule for"),
-    "a scale without a rule": seen(lambda s, x: s.b(s.a(x) * s.scale), "no rule for mul"),
+    "a quotient": seen(lambda s, x: s.b(s.a(x) / s.scale), "no rule for div"),
+    "a sum with a factor": seen(
+        lambda s, x: s.b(torch.add(s.a(x), s.scale, alpha=2)), "a factor alpha"
+    ),
+    "a number times a parameter": seen(lambda s, x: s.b(s.a(x) * (2 * s.scale)), "a number times"),
+    "a product of parameters": seen(
+        lambda s, x: s.b(s.a(x) * (s.scale * s.a.bias)), "mul of a parameter"
+    ),
+    "a parameter expanded before the batch": seen(
+        lambda s, x: s.b(s.a(x) + s.scale.expand(12, 7)[:7, None].mean()),
+        "depends on another one",
+    ),
+    "a vector of parameters": seen(lambda s, x: s.b(x) + (x @ s.scale)[:, None], "not a matrix"),
+    "addmm with a factor": seen(
+        lambda s, x: s.b(torch.addmm(s.scale, x, s.a.weight, beta=2)), "not a product plus a bias"
+    ),
+    "addmm to a batch": seen(
+        lambda s, x: s.b(torch.addmm(x, x, s.a.weight)), "not a product plus a bias"
+    ),
     "a parameter in a list": seen(
         lambda s, x: s.b(s.a(x) * torch.stack([s.scale])), "no rule for stack"
     ),
@@ -270,13 +406,20 @@ LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
     ),
     "detached": seen(lambda s, x: s.b(F.linear(x, s.a.weight.detach())), "no rule"),
     "no_grad": seen(lambda s, x: s.b(x + torch.no_grad()(s.a)(x)), "under no_grad"),
-    "a custom function": seen(lambda s, x: s.b(Scale.apply(s.a(x), s.scale)), "no rule for mul"),
+    "a custom function": seen(lambda s, x: s.b(Scale.apply(s.a(x), s.scale)), "under no_grad"),
     "a parameter used before the call": (ahead, vector, "past torch's"),
     "checkpointing": seen(lambda s, x: s.b(checkpoint(s.a, x, use_reentrant=False)), "recomputes"),
     "examples that mix": seen(lambda s, x: s.b(s.a(x) - s.a(x.mean(0))), "used twice"),
     "activations that mix": seen(lambda s, x: s.b(s.a(x) - x.mean(0)), "depends on another one"),
     "activations that mix later": seen(
         lambda s, x: s.b(s.a(x).cumsum(0)), "depends on another one"
+    ),
+    "detached statistics of the batch": seen(
+        lambda s, x: s.b((z := s.a(x)) - z.mean(0).detach()), "depends on another one"
+    ),
+    "statistics of the inputs alone": seen(
+        lambda s, x: s.b(s.a((x - x.detach().mean(0)) / x.detach().std(0))),
+        "depends on another one",
     ),
     "the first example takes from the last": seen(
         lambda s, x: mixed(s.b(s.a(x)), 0, -1), "depends on another one"
@@ -294,10 +437,25 @@ LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
         "first dimension",
     ),
     "LSTM": (lstm, lambda: torch.randn(12, 3, 9), "no rule for lstm"),
-    "MultiheadAttention": (
-        attention,
-        lambda: torch.randn(12, 3, 9),
-        "multi_head_attention_forward",
+    "attention to others": (
+        lambda: attention(lambda a, x: a(x, x.flip(1), x)[0].mean(1)),
+        signal,
+        "with themselves",
+    ),
+    "attention, widths of its own": (
+        lambda: attention(lambda a, x: a(x, x[..., :2], x)[0].mean(1), kdim=2),
+        signal,
+        "with themselves",
+    ),
+    "attention with keys of its own": (
+        lambda: attention(lambda a, x: a(x, x, x)[0].mean(1), add_bias_kv=True),
+        signal,
+        "keys or values of its own",
+    ),
+    "attention, the batch second": (
+        lambda: encoder(batch_first=False),
+        lambda: torch.randn(12, 12, 8),
+        "first dimension",
     ),
     "weight norm": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(7, CLASSES))),

@@ -110,3 +110,22 @@ def test_a_convolution_of_one_example_is_no_batch(shape, dims):
     x, y = torch.randn(shape), torch.zeros(12).long()
     with pytest.raises(Unsupported, match="without a batch dimension"):
         msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+
+
+@pytest.mark.parametrize("how", [lambda w, x: x + w, lambda w, x: w.expand(12, 7) * x])
+def test_a_parameter_of_every_example_is_no_parameter_of_all(how):
+    net = Forward(lambda s, x: how(s.w, x), w=nn.Parameter(torch.randn(12, 7)))
+    x, y = torch.randn(12, 7), torch.zeros(12).long()
+    with pytest.raises(Unsupported, match="a dimension for the examples"):
+        msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+
+
+def test_weight_decay_and_a_normalization_with_a_shift_alone():
+    net = Forward(
+        lambda s, x: s.b(F.layer_norm(x, (7,), None, s.shift)),
+        shift=nn.Parameter(torch.randn(7)),
+        b=nn.Linear(7, CLASSES),
+    )
+    x, y = torch.randn(12, 7), torch.randint(CLASSES, (12,))
+    with pytest.raises(Unsupported, match="not proportional"):
+        msam_grad(net, losses, x, y, rho=0.3, m=3, weight_decay=0.1, method="ghost")

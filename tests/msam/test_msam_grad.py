@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, UserDict, namedtuple
 from contextlib import contextmanager
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from msam.networks import GHOST, build, image, losses, mlp, picture
+from msam.networks import (
+    GHOST,
+    attention,
+    build,
+    encoder,
+    image,
+    losses,
+    mlp,
+    picture,
+    signal,
+    vector,
+    weights_too,
+    words,
+)
 from oracle import dense, grads, relative
 from torch import nn
 
-from samkit import NonFinite, Undefined, Unsupported, msam_grad
+from samkit import NonFinite, Undefined, Unsupported, msam_grad, passes
 
 METHODS = ["loop", "ghost", "auto"]
 
@@ -36,6 +52,7 @@ def problem():
         ({"targets": torch.zeros(0).long(), "inputs": torch.zeros(0, 7)}, "at least one"),
         ({"targets": torch.tensor(0), "inputs": torch.zeros(1, 7)}, "first dimension"),
         ({"targets": [], "inputs": []}, "at least one"),
+        ({"inputs": np.zeros((12, 7))}, "no tensor in this ndarray"),
         ({"loss_fn": F.cross_entropy}, "reduction='none'"),
         ({"loss_fn": lambda z, y: z}, "reduction='none'"),
     ],
@@ -87,17 +104,18 @@ def test_rho_0_is_the_plain_gradient(problem, method):
     assert relative(grads(net), true) < 1e-14
 
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(7, 5), nn.Linear(3, 5)
+
+    def forward(self, u, v):
+        return self.a(u) * self.b(v)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", [tuple, list, dict])
 def test_inputs_in_a_structure(method, kind):
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(7, 5), nn.Linear(3, 5)
-
-        def forward(self, u, v):
-            return self.a(u) * self.b(v)
-
     net = Two().double()
     u, v, y = torch.randn(12, 7).double(), torch.randn(12, 3).double(), torch.randint(5, (12,))
     inputs = {"u": u, "v": v} if kind is dict else kind((u, v))
@@ -108,6 +126,36 @@ def test_inputs_in_a_structure(method, kind):
 
     msam_grad(net, loss_fn, inputs, targets, rho=0.3, m=5, method=method)
     assert relative(grads(net), dense(net, losses, (u, v), y, rho=0.3, m=5)) < 1e-12
+
+
+Pair = namedtuple("Pair", "u v")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "structure", [UserDict, OrderedDict, MappingProxyType, lambda d: Pair(**d)]
+)
+def test_other_mappings_and_named_tuples(method, structure):
+    net = Two().double()
+    u, v, y = torch.randn(12, 7).double(), torch.randn(12, 3).double(), torch.randint(5, (12,))
+    targets = Pair(y, y)
+    msam_grad(
+        net,
+        lambda z, t: losses(z, t.v),
+        structure({"u": u, "v": v}),
+        targets,
+        rho=0.3,
+        m=5,
+        method=method,
+    )
+    assert relative(grads(net), dense(net, losses, (u, v), y, rho=0.3, m=5)) < 1e-12
+
+
+@pytest.mark.parametrize("m", [np.int64(3), torch.tensor(3)])
+def test_m_is_any_integer(problem, m):
+    net, x, y = problem
+    msam_grad(net, losses, x, y, rho=0.3, m=m)
+    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=3)) < 1e-12
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
@@ -126,6 +174,18 @@ def test_a_non_finite_loss_changes_nothing(problem, method, m, bad):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_non_finite_gradient_of_the_second_pass_changes_nothing(method):
+    # exp(w) at w = 0 is 1, and so is its gradient; at w + rho it is beyond all numbers
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    net.weight.grad = torch.full((1, 1), 2.0)
+    x, y = torch.ones(4, 1), torch.zeros(4)
+    with pytest.raises(NonFinite, match="at the perturbed weights"):
+        msam_grad(net, lambda z, y: z[:, 0].exp(), x, y, rho=1000.0, m=2, method=method)
+    assert net.weight == 0 and net.weight.grad == 2.0
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_weights_come_back_bit_for_bit_also_after_an_error(problem, method):
     net, x, y = problem
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -135,7 +195,7 @@ def test_weights_come_back_bit_for_bit_also_after_an_error(problem, method):
 
     def fails_in_the_second_pass(z, t):
         calls.append(0)
-        if len(calls) == (3 if method != "loop" else 2):  # after the proof, or without one
+        if len(calls) == (5 if method != "loop" else 2):  # after the proof, or without one
             raise KeyError("mine")
         return losses(z, t)
 
@@ -161,7 +221,7 @@ def test_both_passes_see_the_same_dropout_masks(method):
     net[1].register_forward_hook(lambda _, __, z: masks.append(z == 0))
     x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
     msam_grad(net, losses, x, y, rho=0.1, m=6, method=method)
-    passes = masks if method == "loop" else masks[1:]  # the first is the proof's
+    passes = masks if method == "loop" else masks[3:]  # the first three are the proof's
     assert all(torch.equal(a, b) for a, b in zip(passes[::2], passes[1::2], strict=True))
     assert not torch.equal(passes[0], torch.zeros_like(passes[0]))
 
@@ -179,24 +239,35 @@ def test_a_step_draws_as_much_noise_as_a_plain_one(m):
         assert torch.equal(torch.get_rng_state(), plain)
 
 
-def test_dropout_ghost_is_the_gradient_under_its_masks():
-    net = noisy()
-    x, y = torch.randn(12, 7).double(), torch.randint(5, (12,))
+#: networks with dropout: the layer's, and those of attention with and without its weights
+DROPOUT = {
+    "mlp": (noisy, vector),
+    "encoder layer": (lambda: encoder(dropout=0.3, batch_first=True), words),
+    "attention": (lambda: attention(weights_too, dropout=0.3), signal),
+}
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("name", DROPOUT)
+def test_dropout_ghost_is_the_gradient_under_its_masks(name, m):
+    net, x, y = build(DROPOUT[name])
+    weights = list(net.parameters())
+
+    def group_grad(rows):
+        torch.manual_seed(3)  # the masks of the whole batch, for every group
+        return torch.autograd.grad(losses(net(x), y)[rows].mean(), weights)
+
+    total = [torch.zeros_like(w) for w in weights]
+    for i in range(0, 12, m):
+        g = group_grad(slice(i, i + m))
+        s = 0.3 / torch.cat([part.flatten() for part in g]).norm()
+        with passes.Moves()(weights, g, s):
+            for t, part in zip(total, group_grad(slice(i, i + m)), strict=True):
+                t += part * m / 12
     torch.manual_seed(3)
-    mask = F.dropout(torch.ones(12, 64).double(), 0.5)
-    torch.manual_seed(3)
-    msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
-
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
-        def forward(self, x, mask):
-            return net[3](F.relu(net[0](x) * mask))
-
-    true = dense(Masked(), losses, (x, mask), y, rho=0.3, m=3)
-    assert relative({f"net.{k}": g for k, g in grads(net).items()}, true) < 1e-12
+    msam_grad(net, losses, x, y, rho=0.3, m=m, method="ghost")
+    true = dict(zip(dict(net.named_parameters()), total, strict=True))
+    assert relative(grads(net), true) < 1e-12
 
 
 # BatchNorm
@@ -331,3 +402,53 @@ def test_autocast_sees_the_moved_weights():
             msam_grad(net, losses, x, y, rho=rho, method="loop")
         found.append(grads(net))
     assert relative(found[1], found[0]) > 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-20, 1e-22])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("method", ["loop", "ghost"])
+def test_gradients_whose_squares_are_0_in_float32(problem, method, normalize, scale):
+    net, x, y = problem
+
+    def small(z, t):
+        return scale * losses(z, t)
+
+    rho = 0.3 if normalize else 0.3 / scale
+    for m in (1, 5):
+        true = dense(net.double(), small, x, y, rho=rho, m=m, normalize=normalize)
+        net.float().zero_grad()
+        msam_grad(net, small, x.float(), y, rho=rho, m=m, normalize=normalize, method=method)
+        assert relative({k: g.double() for k, g in grads(net).items()}, true) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["loop", "ghost"])
+def test_weights_in_half_precision(problem, method):
+    # The squares of gradients of 1e-4 are 0 in float16, where 6e-8 is the smallest number.
+    net, x, y = problem
+
+    def small(z, t):
+        return 1e-3 * F.cross_entropy(
+            z.to(torch.promote_types(z.dtype, torch.float32)), t, reduction="none"
+        )
+
+    true = dense(net, small, x, y, rho=0.3, m=1)
+    plain = dense(net, small, x, y, rho=0.0, m=1)
+    net.half()
+    msam_grad(net, small, x.half(), y, rho=0.3, m=1, method=method)
+    assert relative({k: g.double() for k, g in grads(net).items()}, true) < 0.01
+    assert relative(plain, true) > 0.1
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_small_gradients_under_autocast_in_half_precision(m):
+    # There rho / ||g|| is beyond the numbers of float16, which end at 65504; the move is not.
+    net, x, y = build(GHOST["mlp"], torch.float32)
+    found = {}
+    for method in ("loop", "ghost"):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            msam_grad(
+                net, lambda z, t: 1e-5 * losses(z.float(), t), x, y, rho=3.0, m=m, method=method
+            )
+        found[method] = grads(net)
+    assert relative(found["ghost"], found["loop"]) < 0.15  # 6e-8 in numbers of 1e-6
