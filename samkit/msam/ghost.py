@@ -327,7 +327,7 @@ class Record(_Intercept):
                 for site, g in zip(self.sites, self.gradients, strict=True)
                 if g is not None and g.numel()
             ]
-            found = [torch.maximum(g.amax(1), -g.amin(1)) for g in rows] or found
+            found = [g.abs().amax(1) for g in rows] or found
         unit = reduce(torch.maximum, found)
         unit = _wide(unit)
         return unit.clamp(min=torch.finfo(unit.dtype).tiny)

@@ -37,7 +37,7 @@ class Gain(nn.Module):
         self.gain = nn.Parameter(torch.ones(8, dtype=torch.float64))
 
     def forward(self, x):
-        return x * self.gain
+        return x / self.gain
 
 
 def train(recipe, net=None, **options):
