@@ -28,6 +28,7 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/zizmor --quiet --offline --pedantic .github
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
@@ -38,7 +39,7 @@ unit: $(VENV)/installed  ## samkit with the examples of its docstrings, the ledg
 
 # The tests in a browser never call samkit; numba's loops are seen only where it does not compile.
 coverage: $(VENV)/installed  ## the share of samkit's lines and branches that the unit tests run
-	$(PY) -m pytest tests --ignore tests/book --ignore tests/tools --ignore tests/interactive/test_browser.py -n 2 --cov --cov-report= --cov-fail-under=0
+	$(PY) -m pytest tests --ignore tests/book --ignore tests/tools --ignore tests/paper/interactive/test_browser.py -n 2 --cov --cov-report= --cov-fail-under=0
 	NUMBA_DISABLE_JIT=1 $(PY) -m pytest tests/diagonal/test_dynamics.py tests/training/test_relu1d.py -k kernel --cov --cov-append
 
 $(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)  ## every notebook runs and its reference outputs hold

@@ -13,8 +13,8 @@ from statistics import median
 
 import numpy as np
 
-from samkit import published
 from samkit.diagonal import SparseRegression, dynamics, train
+from samkit.paper import published
 
 ROUNDS = 7
 

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import device, interleaved, machine
-from samkit import nets, records
+from samkit import nets
 from samkit.data import crop_and_flip
+from samkit.paper import records
 from samkit.training.fit import EVALUATED, Recipe, fit
 
 BATCH, RHO = 128, 0.1

@@ -8,7 +8,7 @@ takes longer than a frame to compute is computed in slices, and the picture foll
 
 from __future__ import annotations
 
-from samkit import interactive
+from samkit.paper import interactive
 from tools import browser
 from tools.interactive import serving
 

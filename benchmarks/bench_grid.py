@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from benchmarks.measure import interleaved, machine
-from samkit import nets, records
+from samkit import nets
+from samkit.paper import records
 from samkit.training import MLP, Rule, train
 from samkit.training.fit import Recipe, fit
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import device, interleaved, machine, peak_memory
 from benchmarks.nets import mlp, resnet, resnet18
-from samkit import msam_grad, records
+from samkit import msam_grad
+from samkit.paper import records
 
 NETS = {"mlp": mlp, "resnet": resnet, "resnet18": resnet18}
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.bench_msam import problem
 from benchmarks.measure import interleaved, machine
-from samkit import SAM, records
+from samkit import SAM
+from samkit.paper import records
 
 
 def step(name: str, b: int, make: Callable) -> Callable[[], object]:

@@ -14,7 +14,7 @@ from time import perf_counter
 
 import torch
 
-from samkit.records import hardware
+from samkit.paper.records import hardware
 
 
 def device() -> torch.device:

@@ -31,7 +31,7 @@ def loaded(module: str, names: tuple[str, ...]) -> list[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["samkit.claims", "samkit.data", "samkit.diagonal", "samkit.errors", "samkit.theory"],
+    ["samkit.paper.claims", "samkit.data", "samkit.diagonal", "samkit.errors", "samkit.theory"],
 )
 def test_importing_does_not_import_torch_or_matplotlib(module):
     assert loaded(module, ("torch", "matplotlib")) == []
@@ -118,8 +118,12 @@ def test_wheel_and_sdist_hold_samkit_whole_and_nothing_else(distributions):
         for path in (ROOT / "samkit").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"samkit/py.typed", "samkit/ledger.toml", "samkit/published/diagonal.json"} <= ours
-    assert "samkit/interactive/esm/kit.mjs" in ours
+    assert {
+        "samkit/py.typed",
+        "samkit/paper/ledger.toml",
+        "samkit/paper/published/diagonal.json",
+    } <= ours
+    assert "samkit/paper/interactive/esm/kit.mjs" in ours
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in in_wheel if ".dist-info/" not in name} == ours
     assert any(name.endswith("licenses/LICENSE") for name in in_wheel)
@@ -138,7 +142,7 @@ def test_an_installed_wheel_works_by_itself(distributions, tmp_path):
         "print(samkit.__file__)\n"
         "assert claims.ledger() and published.diagonal() and interactive.module('m-dial')\n"
         "assert '<svg' in interactive.html('m-dial')\n"
-        "try: samkit.records.load('bench_msam')\n"
+        "try: samkit.paper.records.load('bench_msam')\n"
         "except FileNotFoundError as error: assert 'SAMKIT_RESULTS' in str(error)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SAMKIT")}

@@ -38,7 +38,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sqlalchemy.exc import SQLAlchemyError
 
-from samkit import claims
+from samkit.paper import claims
 
 SELF = Path(__file__).resolve()
 ROOT = SELF.parents[1]

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from playwright._impl._driver import compute_driver_executable
 
-from samkit import interactive
+from samkit.paper import interactive
 
 WIDTH = 680
 RECORDS = Path(__file__).parents[1] / "results" / "fig08_fine_tuning-laptop.jsonl"
 
 
 def run(module: str, function: str, *arguments: Any) -> Any:
-    """What a function exported by a module of samkit/interactive/esm returns, as JSON gives it."""
+    """What a function exported by a module of esm/ returns, as JSON gives it."""
     script = (
         f"import(process.argv[1]).then(m => console.log(JSON.stringify("
         f"m.{function}(...JSON.parse(process.argv[2])))))"
@@ -72,7 +72,7 @@ def switch_data() -> str:
     Those of one training with a switch, and the first trainings of the fine-tuning runs, which have
     none. An error in units of 0.0001 is three digits to the base 36, one string for each seed.
     """
-    from samkit.experiments import fig08_fine_tuning as fine_tuning  # imports torch
+    from samkit.paper.experiments import fig08_fine_tuning as fine_tuning  # imports torch
 
     found: dict[tuple[str, int], list[dict]] = {}
     for record in map(json.loads, RECORDS.read_text(encoding="utf-8").splitlines()):

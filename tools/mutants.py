@@ -82,7 +82,7 @@ def catalogue() -> dict[str, Mutant]:
 
 def rows_with_verdict() -> list[str]:
     """The rows that a chapter checks, but for the paper's own that wait for runs at its size."""
-    from samkit import claims
+    from samkit.paper import claims
 
     rows = [row for row in claims.ledger().values() if row.tolerance is not None]
     return [row.id for row in rows if row.scale != "paper" or row.place == "beyond the paper"]
@@ -98,7 +98,7 @@ def needed(row: str) -> str:
     """What a row's check consists of, as text: its statements and its tolerance."""
     import ast
 
-    from samkit import checking, claims, slicing
+    from samkit.paper import checking, claims, slicing
 
     where = checking.find(row)
     positions = slicing.with_assertions(where.program, [where.checks[row]])
@@ -150,7 +150,7 @@ def outcomes(mutant: Mutant, rows: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Row -> "verdict", "measured", "red", and "error" where an exception came before a report."""
     if not mutant.in_chapter:
         sys.meta_path.insert(0, _Finder(mutant))
-    from samkit import checking, claims
+    from samkit.paper import checking, claims
 
     by_chapter: dict[str, list[str]] = {}
     for row in rows:
@@ -203,7 +203,7 @@ def run_one(mutant: Mutant, limit: float = LIMIT) -> dict[str, Any]:
             raise RuntimeError(f"mutant {mutant.id}: not done after {limit:.0f} s") from None
     if done.returncode:
         raise RuntimeError(f"mutant {mutant.id} could not be run:\n{done.stderr[-2000:]}")
-    from samkit.claims import versions
+    from samkit.paper.claims import versions
 
     return {
         "fingerprint": fingerprint(mutant),
@@ -216,14 +216,14 @@ def run_one(mutant: Mutant, limit: float = LIMIT) -> dict[str, Any]:
 
 def load() -> dict[str, Any]:
     """The record: mutant or "control" -> its entry; empty where there is none yet."""
-    from samkit import records
+    from samkit.paper import records
 
     return records.load(RECORD, missing={})
 
 
 def run(chosen: Iterable[str] = (), again: bool = False) -> list[str]:
     """Runs what is not recorded; returns what is wrong with the record, as :func:`faults`."""
-    from samkit import records
+    from samkit.paper import records
 
     mutants = {WITHOUT: control(), **catalogue()}
     if unknown := set(chosen) - set(mutants):

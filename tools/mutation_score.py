@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from samkit import claims, records
+from samkit.paper import claims, records
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "_build" / "mutation"
@@ -35,7 +35,7 @@ TESTS = {  # of each core module of samkit
     "samkit/msam/loop.py": "tests/msam/test_msam_grad.py",
     "samkit/msam/batch.py": "tests/msam/test_msam_grad.py",
     "samkit/msam/plan.py": "tests/msam/test_plan.py",
-    "samkit/claims.py": "tests/test_claims.py",
+    "samkit/paper/claims.py": "tests/paper/test_claims.py",
 }
 CONFIG = """\
 [cosmic-ray]

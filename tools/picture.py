@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from samkit import figures
 from samkit.diagonal import SparseRegression, flow
+from samkit.paper import figures
 from tools.book import ROOT
 
 PATH = ROOT / "book" / "_static" / "readme.svg"

@@ -8,7 +8,7 @@ from docutils import nodes
 from ledger_pages import Row, badge, reports
 from sphinx import addnodes
 
-from samkit import claims
+from samkit.paper import claims
 
 OPEN = (claims.Verdict.FAIL, claims.Verdict.INCONCLUSIVE)
 
@@ -24,7 +24,7 @@ class Measured(Row):
         )  # fmt: skip
 
     def outcome(self, claim, report) -> list[nodes.Node]:
-        """Such as "measured 0.01 to 0.02, wanted at most 0.01 (03-perturbations, laptop)"."""
+        """Such as "measured 0.01 to 0.02, wanted at most 0.01 (05-perturbations, laptop)"."""
         words = "not measured"
         if report:
             detail = f" {report.detail}" if report.detail else ""

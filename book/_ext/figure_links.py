@@ -8,7 +8,7 @@ from itertools import count
 
 from docutils import nodes
 
-DRAWN = '<svg class="samkit-figure"'  # as samkit.figures.show writes it
+DRAWN = '<svg class="samkit-figure"'  # as samkit.paper.figures.show writes it
 
 
 def containers(root: nodes.Node, name: str) -> list[nodes.container]:

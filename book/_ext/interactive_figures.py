@@ -5,7 +5,7 @@ from __future__ import annotations
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-from samkit import interactive
+from samkit.paper import interactive
 
 
 class Interactive(Directive):

@@ -9,7 +9,7 @@ The one-hidden-layer ReLU network on points in 1D, by formulas (Figure 7):
 
 - :mod:`~samkit.training.relu1d`: its training, its kinks and its path norm
 
-Small networks, many of them side by side as one batched computation (chapters 01 and 02):
+Small networks, many of them side by side as one batched computation (chapters 02 and 11):
 
 - :mod:`~samkit.training.network`: a network whose weights are one vector, or a stack of them
 - :mod:`~samkit.training.ascent`: the first-order step, and the maximum by projected ascent

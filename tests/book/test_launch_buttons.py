@@ -36,7 +36,7 @@ def test_a_page_without_a_notebook_has_no_buttons(docname):
 
 def test_the_pictures_of_the_buttons_come_with_the_book():
     context = {"header_buttons": []}
-    launch_buttons.add_buttons(None, "book/05-diagonal-networks", "page.html", context, None)
+    launch_buttons.add_buttons(None, "book/03-diagonal-networks", "page.html", context, None)
     (group,) = context["header_buttons"]
     assert [button["text"] for button in group["buttons"]] == ["Colab", "Binder"]
     assert all(button["icon"].startswith("_static/") for button in group["buttons"])

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from book._ext.ledger_pages import layout
-from samkit import claims
+from samkit.paper import claims
 from tools.book import ROOT, is_notebook, toc_pages
 
 CALL = re.compile(r"claims\.check\(\s*[\"']([^\"']+)[\"']")

@@ -45,7 +45,7 @@ def test_the_round_trip_through_ipynb_loses_nothing(page):
 
 @CHAPTERS
 def test_no_figure_has_a_colour_of_its_own(page):
-    """A method has one colour in the whole book: samkit.figures says which."""
+    """A method has one colour in the whole book: samkit.paper.figures says which."""
     for cell in jupytext.read(page).cells:
         if cell.cell_type == "code":
             own = re.findall(r"""['"](?:#[0-9a-fA-F]{3,8}|C\d|tab:\w+)['"]""", cell.source)

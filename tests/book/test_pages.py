@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 import samkit
 from book._ext import launch_buttons
-from samkit import claims
+from samkit.paper import claims
 from tools import book, browser, notebooks
 
 PAGES = [page.relative_to(book.ROOT).with_suffix(".html").as_posix() for page in book.toc_pages()]
@@ -114,8 +114,8 @@ def a_chapter_and_only_a_chapter_opens_elsewhere(page, path):
 
 
 def test_the_open_menu_of_a_chapter(page, site):
-    page.goto(site + "book/13-optimizers.html")
-    a_chapter_and_only_a_chapter_opens_elsewhere(page, "book/13-optimizers.html")
+    page.goto(site + "book/14-optimizers.html")
+    a_chapter_and_only_a_chapter_opens_elsewhere(page, "book/14-optimizers.html")
     assert browser.accessibility_faults(page) == []
 
 
@@ -185,7 +185,7 @@ def test_the_executed_notebooks_are_published():
 
 
 @pytest.mark.parametrize(
-    ("words", "found"), [("m-sharpness", "04-role-of-m"), ("Polyak", "09-convergence")]
+    ("words", "found"), [("m-sharpness", "06-role-of-m"), ("Polyak", "09-convergence")]
 )
 def test_search_finds_words_without_a_network(page, site, words, found):
     page.goto(f"{site}search.html?q={words}")
@@ -246,8 +246,8 @@ def test_the_ledger_shows_the_verdicts_that_the_chapters_reported(chromium, site
     assert "at most 1e-06" in row.inner_text()
     assert "outputs stored in the authors’ notebook" in row.inner_text()
     assert "python -m samkit check fig06.digits" in row.inner_text()
-    cell = row.get_by_role("link", name="a cell of 06-sparse-regression")
-    assert cell.get_attribute("href").endswith("06-sparse-regression.html#checked-fig06-digits")
+    cell = row.get_by_role("link", name="a cell of 01-sparse-regression")
+    assert cell.get_attribute("href").endswith("01-sparse-regression.html#checked-fig06-digits")
     recorded = tab.locator("[id='claim-fig12-mnist1d-rise']")
     assert "fig12_label_noise-laptop.jsonl, 5 seeds" in recorded.inner_text()
     tab.close()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samkit import published
 from samkit.diagonal import SparseRegression, dynamics, sam_step, sam_step_factored, train
+from samkit.paper import published
 
 TOLERANCE = 1e-12  # float64, a few hundred operations a step, a few hundred steps
 

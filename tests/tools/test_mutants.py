@@ -2,7 +2,7 @@
 
 import pytest
 
-from samkit import claims
+from samkit.paper import claims
 from tools import mutants
 from tools.mutants import Mutant
 

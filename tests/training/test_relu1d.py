@@ -4,7 +4,7 @@ import torch
 
 from samkit import msam_grad, nets
 from samkit.errors import Diverged
-from samkit.experiments.fig07_relu_network import X, Y
+from samkit.paper.experiments.fig07_relu_network import X, Y
 from samkit.training import relu1d, relu1d_kernel
 
 STEP = {"step_size": 1e-5, "steps": 1000}

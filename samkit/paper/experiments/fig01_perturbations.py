@@ -1,0 +1,66 @@
+"""Figure 1: only the worst-case perturbation of the batch itself helps, not any perturbation.
+
+ERM, random perturbations, n-SAM (delta from another batch) and SAM with m = the batch, over radii;
+at the paper's size on CIFAR-10 and CIFAR-100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from samkit.paper.experiments import classify
+from samkit.paper.experiments.classify import Config, run
+from samkit.paper.experiments.table import by_setting, paired
+from samkit.training.fit import Recipe
+
+METHODS = ("random", "n-SAM", "SAM")
+RADII = {"ci": (0.1,), "laptop": (0.03, 0.1, 0.3), "paper": (0.025, 0.05, 0.1, 0.2, 0.4)}
+DATA = {"ci": ("mnist1d",), "laptop": ("mnist1d",), "paper": ("cifar10", "cifar100")}
+EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
+
+__all__ = ["configs", "lead", "run", "setting", "summary"]
+
+
+def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
+    rules = [Recipe()] + [Recipe(m, rho=r) for m, r in product(METHODS, RADII[scale])]
+    return [
+        classify.on(data, Recipe(rule.method, rho=rule.rho, epochs=EPOCHS[scale]), seed=seed)
+        for data in DATA[scale]
+        for seed in seeds
+        for rule in rules
+    ]
+
+
+def setting(config: Mapping[str, Any]) -> dict:
+    """The data, the method and the radius."""
+    return {"data": config["data"]} | {k: config["recipes"][0][k] for k in ("method", "rho")}
+
+
+def summary(records: Sequence[dict]) -> list[dict]:
+    """One row for each method and radius; differences are to ERM with the same data and seed."""
+    return by_setting(
+        records,
+        setting,
+        classify.MEASURES,
+        against=lambda setting: setting["method"] == "ERM",
+        within=lambda config: config["data"],
+    )
+
+
+def lead(records: Sequence[dict]) -> tuple[float, float]:
+    """95 % interval of how far SAM's test error is below the best of all others, paired by seed.
+
+    Every method has the radius of its lowest mean validation error, of those at which no run
+    diverged. Records of one data set.
+    """
+    rows = summary(records)
+
+    def best(methods: tuple[str, ...]) -> Callable[[Mapping[str, Any]], bool]:
+        own = [row for row in rows if row["method"] in methods and not row["diverged"]]
+        row = min(own, key=lambda row: row["validation error"])
+        return lambda config: all(row[k] == v for k, v in setting(config).items())
+
+    others = tuple(dict.fromkeys(row["method"] for row in rows if row["method"] != "SAM"))
+    return paired(records, lambda m: m.get("test_error"), best(others), best(("SAM",)))

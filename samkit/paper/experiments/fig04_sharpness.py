@@ -1,0 +1,119 @@
+"""Figure 4: does sharpness explain the test error? m- and n-sharpness of the trained networks.
+
+Networks trained by ERM, random perturbations, n-SAM, SAM and m-SAM, each at its end measured by
+:func:`samkit.sharpness` on the first training examples, over groups of several sizes and radii.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from samkit.measure import sharpness
+from samkit.paper.experiments import classify
+from samkit.paper.experiments.table import bounds, by_setting
+from samkit.training.fit import Recipe, cross_entropy
+
+RULES = {
+    "ci": (Recipe(), Recipe("SAM", rho=0.1), Recipe("m-SAM", rho=0.1, m=16)),
+    "laptop": (
+        Recipe(),
+        Recipe("random", rho=0.3),
+        *(Recipe("n-SAM", rho=rho) for rho in (0.1, 0.3)),
+        *(Recipe("SAM", rho=rho) for rho in (0.1, 0.3)),
+        *(Recipe("m-SAM", rho=rho, m=16) for rho in (0.1, 0.3)),
+        Recipe("m-SAM", rho=0.1, m=1),
+    ),
+    "paper": (
+        Recipe(),
+        *(Recipe("n-SAM", rho=rho) for rho in (0.1, 0.2)),
+        *(Recipe("SAM", rho=rho) for rho in (0.1, 0.2)),
+        Recipe("m-SAM", rho=0.1, m=16),
+    ),
+}
+EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
+#: how many training examples sharpness is measured on, and over groups of which sizes
+MEASURED = {"ci": (128, (16, 128)), "laptop": (128, (1, 16, 128)), "paper": (1024, (16, 1024))}
+
+
+@dataclass(frozen=True)
+class Config(classify.Config):
+    """A run, and what is measured at its end: ``sizes`` are the values of m."""
+
+    examples: int = 128
+    sizes: tuple[int, ...] = (1, 16, 128)
+    radii: tuple[float, ...] = (0.03, 0.1, 0.3)
+    steps: int = 10
+    restarts: int = 1
+
+
+def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
+    examples, sizes = MEASURED[scale]
+    found = []
+    for seed in seeds:
+        for rule in RULES[scale]:
+            recipe = replace(rule, epochs=EPOCHS[scale])
+            if scale == "paper":
+                run = classify.large(recipe, seed=seed, norm="group")
+            else:
+                run = classify.small(recipe, seed=seed)
+            same = {field.name: getattr(run, field.name) for field in fields(run)}
+            found.append(Config(**same, examples=examples, sizes=sizes))
+    return found
+
+
+def run(config: Config, **how: Any) -> dict[str, Any]:
+    """As :func:`classify.run`, and "sharpness": [{"rho", "m", "value"}, ...]."""
+    trained = classify.train(config, **how)
+    if trained.metrics["diverged_step"] is not None:
+        return trained.metrics
+    device = next(trained.net.parameters()).device
+    x, y = (part[: config.examples].to(device) for part in trained.sets["train"])
+    trained.net.eval()
+    ascent = {"steps": config.steps, "restarts": config.restarts, "seed": config.seed}
+    measured = [
+        {"rho": rho, "m": m}
+        | {"value": sharpness(trained.net, cross_entropy, x, y, rho=rho, m=m, **ascent)}
+        for rho in config.radii
+        for m in config.sizes
+    ]
+    return trained.metrics | {"sharpness": measured}
+
+
+def summary(records: Sequence[dict]) -> list[dict]:
+    """One row for each method: the test error, and each sharpness as "m=16, rho=0.1"."""
+    pairs = dict.fromkeys(
+        (entry["m"], entry["rho"])
+        for record in records
+        for entry in record["metrics"].get("sharpness", ())
+    )
+    measures = {f"m={m}, rho={rho:g}": partial(value, m=m, rho=rho) for m, rho in pairs}
+    return by_setting(
+        records,
+        lambda config: {k: config["recipes"][0][k] for k in ("method", "rho", "m")},
+        {"test error": lambda metrics: metrics.get("test_error")} | measures,
+        against=lambda setting: setting["method"] == "ERM",
+    )
+
+
+def order(records: Sequence[dict], m: int, rho: float) -> tuple[float, float]:
+    """Spearman's correlation of this sharpness with the validation error over the ways to train.
+
+    1: the sharper the worse, without exception. The 95 % interval of its mean over the seeds.
+    """
+    by_seed: dict[int, list[tuple[float, float]]] = {}
+    for record in records:
+        if (sharp := value(record["metrics"], m, rho)) is not None:
+            pair = sharp, record["metrics"]["validation_error"]
+            by_seed.setdefault(record["seed"], []).append(pair)
+    return bounds([spearmanr(*zip(*pairs, strict=True)).statistic for pairs in by_seed.values()])
+
+
+def value(metrics: dict, m: int, rho: float) -> float | None:
+    """The sharpness measured for that m and radius; None if the run has none."""
+    found = [e["value"] for e in metrics.get("sharpness", ()) if (e["m"], e["rho"]) == (m, rho)]
+    return found[0] if found else None

@@ -1,0 +1,105 @@
+"""Figures 8 to 10: when SAM matters. ERM -> SAM and SAM -> ERM, and a switch at any epoch.
+
+Fine-tuning has a learning rate schedule of its own after the first training has ended; ERM -> ERM
+and SAM -> SAM are its controls, and the loss is measured on the line between the two ends.
+Switching happens within one training and one schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+from samkit.paper.experiments import classify
+from samkit.paper.experiments.classify import Config, run
+from samkit.paper.experiments.table import by_setting
+from samkit.training.fit import Recipe
+
+#: (epochs, epochs of fine-tuning, radius, values of m)
+SIZES = {
+    "ci": (24, 12, 0.1, (16,)),
+    "laptop": (100, 50, 0.3, (16, 128)),
+    "paper": (200, 50, 0.1, (128,)),
+}
+#: fine-tuning is tried on all of these data, the switch on the first
+DATA = {"ci": ("mnist1d",), "laptop": ("mnist1d",), "paper": ("cifar10", "cifar100")}
+#: shares of training at which to switch, with the first of the values of m
+SHARES = {"ci": (), "laptop": (0.1, 0.25, 0.5, 0.75, 0.9), "paper": (0.25, 0.5, 0.75, 0.9)}
+
+__all__ = ["configs", "run", "summary"]
+
+
+def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
+    epochs, more, rho, sizes = SIZES[scale]
+    erm, short = Recipe(epochs=epochs), Recipe(epochs=more)
+    found = []
+    for data, seed in product(DATA[scale], seeds):
+        make = partial(classify.on, data)
+        found.append(make(erm, short, seed=seed))
+        for m in sizes:
+            sam = Recipe("m-SAM", rho=rho, m=m, epochs=epochs)
+            found += [
+                make(erm, replace(sam, epochs=more), seed=seed),
+                make(sam, short, seed=seed),
+            ]
+            if scale != "ci":
+                found.append(make(sam, replace(sam, epochs=more), seed=seed))
+        sam = Recipe("m-SAM", rho=rho, m=sizes[0], epochs=epochs)
+        for share in SHARES[scale] if data == DATA[scale][0] else ():
+            at = round(share * epochs)
+            for first, then in ((erm, sam), (sam, erm)):
+                changes = {k: getattr(then, k) for k in ("method", "rho", "m")}
+                found.append(make(replace(first, switch=((at, changes),)), seed=seed))
+    return found
+
+
+def setting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The two methods in words, and the epoch of a switch within one training."""
+    recipes = config["recipes"]
+    parts = [name(recipe) for recipe in recipes]
+    at = None
+    if recipes[0]["switch"]:
+        ((at, changes),) = recipes[0]["switch"]
+        parts.append(name(recipes[0] | changes))
+    return {"run": " -> ".join(parts), "switch": at}
+
+
+def name(recipe: Mapping[str, Any]) -> str:
+    """The method of a recipe in a word: ERM, random, n-SAM, or such as 16-SAM."""
+    if recipe["method"] in ("ERM", "random", "n-SAM"):
+        return recipe["method"]
+    return f"{recipe['m'] or recipe['batch_size']}-SAM"
+
+
+def summary(records: Sequence[dict]) -> list[dict]:
+    """One row for each run; differences are to ERM -> ERM with the same data and seed.
+
+    "first" is the test error before fine-tuning; "barrier" how far the training loss on the line
+    rises above the higher of its two ends.
+    """
+    rows = []
+    for record in records:
+        first = record["config"]["recipes"][0]["epochs"]
+        metrics = record["metrics"]
+        if "line" in metrics:
+            ends = dict(zip(metrics["line"]["t"], metrics["line"]["train_loss"], strict=True))
+            between = [loss for t, loss in ends.items() if 0 <= t <= 1]
+            metrics = metrics | {
+                "first": metrics["history"]["test_error"][metrics["history"]["epoch"].index(first)],
+                "barrier": max(between) - max(ends[0.0], ends[1.0]),
+            }
+        rows.append(record | {"metrics": metrics})
+    return by_setting(
+        rows,
+        lambda config: {"data": config["data"]} | setting(config),
+        {
+            "first": lambda metrics: metrics.get("first"),
+            "test error": lambda metrics: metrics.get("test_error"),
+            "barrier": lambda metrics: metrics.get("barrier"),
+        },
+        against=lambda found: found["run"] == "ERM -> ERM",
+        within=lambda config: config["data"],
+    )

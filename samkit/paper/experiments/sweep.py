@@ -1,0 +1,244 @@
+"""Many runs of an experiment, each recorded as soon as it is done. Behind ``samkit run``."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from threading import Lock
+from typing import Any
+
+import torch
+
+from samkit.paper import experiments, records
+from samkit.training.ranks import Ranks
+
+
+class OutOfTime(Exception):
+    """The time is up; what the run has done so far is in its checkpoint."""
+
+
+class NoRun(ValueError):
+    """None of an experiment's runs is asked for."""
+
+
+@dataclass
+class Outcome:
+    """What a sweep did: runs recorded now, recorded before, and not reached in time."""
+
+    done: int = 0
+    skipped: int = 0
+    left: int = 0
+
+
+def stale(name: str, scale: str, found: Iterable[dict]) -> list[dict]:
+    """Those records that are not runs of the experiment as it is now."""
+    found = list(found)
+    seeds = sorted({record["seed"] for record in found})
+    known = {records.config_hash(c) for c in experiments.load(name).configs(scale, seeds)}
+    return [record for record in found if record["hash"] not in known]
+
+
+def sweep(
+    name: str,
+    scale: str,
+    seeds: Sequence[int] | None = None,
+    *,
+    data: str | None = None,
+    match: str | None = None,
+    budget_minutes: float | None = None,
+    jobs: int = 1,
+    say: Callable[[str], object] = print,
+) -> Outcome:
+    """Runs what is not recorded yet, ``jobs`` at a time (-1: as many as there are), and records it.
+
+    The runs go to processes of this machine, or within ``joblib.parallel_config(backend=...)`` to
+    that backend, such as a Dask or Ray cluster whose workers have one thread each. This process
+    writes all records; checkpoints are written where a run is, to the same path. With a budget no
+    run is begun that would not end in time, judging by the runs before; a run that is still going
+    then stops at the end of its epoch, and resumes from there the next time; so do those of this
+    machine whose parent is killed. Every process takes one thread for its computations, except at
+    scale "paper".
+
+    Where torchrun has started several processes, all of them share every run: the first calls this,
+    the others :func:`follow` it.
+
+    ``data`` leaves out the runs on other data sets, ``match`` those that :func:`describe` describes
+    in words where this regular expression is not found. Raises ValueError for unknown names, for
+    records of other settings, and for two runs at once in one process.
+    """
+    from joblib import Parallel, cpu_count, delayed, effective_n_jobs
+
+    experiment = experiments.load(name)
+    scale = experiments.scale(scale)
+    seeds = experiments.SEEDS[scale] if seeds is None else seeds
+    before = experiments.recorded_so_far(name, scale)
+    known = {record["hash"] for record in before}
+    wanted = only(experiment.configs(scale, seeds), data, match)
+    todo = [config for config in wanted if records.config_hash(config) not in known]
+    outcome = Outcome(skipped=len(wanted) - len(todo), left=len(todo))
+    if outcome.skipped:
+        say(f"{outcome.skipped} of {len(wanted)} runs are recorded already")
+    deadline = None if budget_minutes is None else time.time() + 60 * budget_minutes
+    took = [record["seconds"] for record in before if "seconds" in record]
+
+    def in_time() -> Iterator[Any]:
+        for config in todo:
+            expected = mean(took) if took else 0.0
+            if deadline is not None and time.time() + expected > deadline:
+                return
+            yield config
+
+    jobs = effective_n_jobs(-1) if jobs == -1 else jobs
+    processes = Ranks.here().count
+    if processes > 1 and jobs > 1:
+        raise ValueError(f"{processes} processes share each run: take one at a time, not {jobs}")
+    threads = 1 if scale != "paper" else max(1, cpu_count() // (jobs * processes))
+    # one by one, so that each is recorded when it is done
+    one_by_one = {"return_as": "generator_unordered", "pre_dispatch": jobs, "batch_size": 1}
+    for config, metrics, seconds, place in Parallel(n_jobs=jobs, **one_by_one)(
+        delayed(_all)(name, config, checkpoint(name, scale, config), deadline, threads, os.getpid())
+        for config in in_time()
+    ):
+        if metrics is None:
+            say(f"time is up: {describe(config)} goes on from its checkpoint next time")
+            continue
+        data = metrics.pop("data")
+        records.append(name, scale, config, metrics, seconds=seconds, data=data, place=place)
+        for file in checkpoint(name, scale, config).parent.glob(
+            f"{checkpoint(name, scale, config).name}.*"
+        ):
+            file.unlink()
+        took.append(seconds)
+        outcome.done += 1
+        outcome.left -= 1
+        remaining = outcome.left * mean(took) / jobs
+        say(
+            f"[{outcome.done}/{len(todo)}] {describe(config)}: {_result(metrics)} "
+            f"({seconds:.1f} s; about {duration(remaining)} left)"
+        )
+    if outcome.left:
+        say(f"stopped: {outcome.left} runs are left; the same command goes on with them")
+    return outcome
+
+
+def _all(*task: Any) -> tuple[Any, dict | None, float, dict]:
+    """One run, shared by all processes that torchrun has started."""
+    ranks = Ranks.here()
+    config, metrics, seconds, place = _one(*ranks.from_first(task))
+    if ranks.count > 1:
+        place["hardware"] = f"{ranks.count} processes, the first on {place['hardware']}"
+    return config, metrics, seconds, place
+
+
+def follow() -> None:
+    """Every process but the first: its share of each run, until the first one is done."""
+    while (task := Ranks.here().from_first(None)) is not None:
+        _one(*task)
+
+
+def dismiss() -> None:
+    """The first process, when it is done: the others need not follow any more."""
+    Ranks.here().from_first(None)
+
+
+_alone = Lock()
+
+
+def _one(
+    name: str, config: Any, checkpoint: Path, deadline: float | None, threads: int, parent: int
+) -> tuple[Any, dict | None, float, dict]:
+    """One run in a worker: (config, its metrics or None when time was up, seconds, place).
+
+    The seconds are those of all attempts whose work the run took over from a checkpoint.
+    """
+    if not _alone.acquire(blocking=False):
+        raise ValueError(
+            "two runs in one process would mix up their random numbers: give every worker one "
+            "thread (dask worker --nthreads 1)"
+        )
+    torch.set_num_threads(threads)
+    started, child = time.time(), os.getppid() == parent
+    attempts = checkpoint.with_name(f"{checkpoint.name}.seconds")
+    before = _seconds(attempts)
+
+    def progress(share: float) -> None:
+        late = deadline is not None and time.time() > deadline
+        if share < 1 and (late or (child and os.getppid() != parent)):
+            raise OutOfTime
+
+    metrics = None
+    try:
+        metrics = experiments.load(name).run(config, checkpoint=checkpoint, progress=progress)
+    except (OutOfTime, KeyboardInterrupt) as stop:
+        if list(checkpoint.parent.glob(f"{checkpoint.name}.*")):
+            attempts.write_text(f"{before + time.time() - started}")
+        if isinstance(stop, KeyboardInterrupt):
+            raise
+    finally:
+        _alone.release()
+    return config, metrics, before + time.time() - started, records.environment()
+
+
+def _seconds(attempts: Path) -> float:
+    """What earlier attempts took; 0 if there were none, or none that wrote it down whole."""
+    try:
+        return float(attempts.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0.0
+
+
+def checkpoint(name: str, scale: str, config: Any) -> Path:
+    """Where a run keeps its state, without suffix: results/checkpoints/, which git ignores."""
+    file = f"{name}-{scale}-{records.config_hash(config)}"
+    return records.folder() / "checkpoints" / file
+
+
+def only(configs: Sequence[Any], data: str | None, match: str | None = None) -> list[Any]:
+    """Those configurations on this data set that match; NoRun, a ValueError, if none does."""
+    found = [config for config in configs if data in (None, getattr(config, "data", None))]
+    if configs and not found:
+        there = sorted({getattr(config, "data", "its own points") for config in configs})
+        raise NoRun(f"no run is on data {data!r}; they are on {', '.join(there)}")
+    if match is not None and found:
+        words = [describe(config) for config in found]
+        try:
+            found = [c for c, text in zip(found, words, strict=True) if re.search(match, text)]
+        except re.error as error:
+            raise ValueError(f"{match!r} is no regular expression: {error}") from None
+        if not found:
+            raise NoRun(f"no run matches {match!r}; they are\n  " + "\n  ".join(words))
+    return found
+
+
+def describe(config: Any) -> str:
+    """A run in a few words."""
+    plain = records.plain(config)
+    parts = []
+    for recipe in plain.get("recipes", [plain]):
+        shown = {k: recipe[k] for k in ("rho", "m") if recipe.get(k)}
+        words = [recipe["method"], *(f"{k}={v}" for k, v in shown.items())]
+        words += [f"from {at}: {changes['method']}" for at, changes in recipe.get("switch", ())]
+        parts.append(" ".join(words))
+    noise = f", noise {plain['noise']}" if plain.get("noise") else ""
+    data = plain.get("data", "mnist1d")
+    place = "" if data == "mnist1d" else f", {data}, {plain['net']}"
+    return f"{' -> '.join(parts)}{noise}{place}, seed {plain['seed']}"
+
+
+def _result(metrics: dict) -> str:
+    if metrics.get("diverged_step") is not None:
+        return f"diverged in step {metrics['diverged_step']}"
+    shown = ("test_error", "kinks", "train_loss")
+    return ", ".join(f"{k.replace('_', ' ')} {metrics[k]:.3g}" for k in shown if k in metrics)
+
+
+def duration(seconds: float) -> str:
+    """Such as "40 s", "12 min" or "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,108 @@
+"""The appendix's switches: variations of SAM, each against ERM and against SAM as it is.
+
+Unnormalized SAM, several ascent steps, another batch's perturbation, SAM's step size alone,
+softplus instead of ReLU, and weight averaging (SWA). Larger learning rates are not a switch of the
+paper's: they say how much of a gain larger steps bring by themselves. SAM for a part of training is
+in fig08, asymmetric label noise in fig12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from samkit.paper.experiments import classify
+from samkit.paper.experiments.classify import Config, run
+from samkit.paper.experiments.table import by_setting
+from samkit.training.fit import Recipe
+
+#: radii: of normalized SAM, of unnormalized SAM (another unit), and the one of all other switches
+RADII = {
+    "ci": ((0.1,), (1.0,), 0.1),
+    "laptop": ((0.1, 0.3, 0.5), (0.3, 1.0, 3.0), 0.3),
+    "paper": ((0.1, 0.2), (0.1, 0.5, 1.0), 0.1),
+}
+#: (epochs, epochs of fine-tuning)
+EPOCHS = {"ci": (10, 5), "laptop": (100, 50), "paper": (200, 50)}
+#: larger learning rates: of ERM, of SAM
+LEARNING_RATES = {"ci": ((), ()), "laptop": ((0.2, 0.4), (0.2,)), "paper": ((), ())}
+ASCENT_STEPS = {"ci": (3,), "laptop": (3, 10), "paper": (3,)}
+SOFTPLUS = 20.0
+
+__all__ = ["configs", "run", "summary"]
+
+
+def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
+    normalized, unnormalized, rho = RADII[scale]
+    epochs, more = EPOCHS[scale]
+    erm = Recipe(epochs=epochs)
+    sam = replace(erm, method="SAM", rho=rho)
+    recipes = [
+        erm,
+        *(replace(sam, rho=radius) for radius in normalized),
+        *(replace(sam, rho=radius, normalize=False) for radius in unnormalized),
+        *(replace(sam, ascent_steps=steps) for steps in ASCENT_STEPS[scale]),
+        replace(sam, method="n-SAM"),
+        replace(sam, method="n-SAM", other_batch="independent"),
+        replace(sam, step_size_only=True),
+        *(
+            replace(recipe, learning_rate=rate)
+            for recipe, rates in zip((erm, sam), LEARNING_RATES[scale], strict=True)
+            for rate in rates
+        ),
+    ]
+    make, net = classify.small, "mlp 40 256 256 10"
+    if scale == "paper":
+        make, net = classify.large, "resnet 18 64"
+    found = []
+    for seed in seeds:
+        found += [make(recipe, seed=seed) for recipe in recipes]
+        found += [
+            make(recipe, seed=seed, net=f"softplus:{SOFTPLUS:g} {net}") for recipe in (erm, sam)
+        ]
+        average = replace(erm, swa_from=epochs // 2)
+        found.append(make(average, replace(sam, epochs=more), seed=seed))
+    return found
+
+
+def switch(config: Mapping[str, Any]) -> str:
+    """What is switched, in words."""
+    recipe = config["recipes"][0]
+    if recipe["swa_from"] is not None:
+        return "SWA, then SAM"
+    words = [] if recipe["normalize"] else ["unnormalized"]
+    if recipe["ascent_steps"] > 1:
+        words.append(f"{recipe['ascent_steps']} ascent steps")
+    if recipe["method"] == "n-SAM":
+        words.append(f"{recipe['other_batch']} batch")
+    if recipe["step_size_only"]:
+        words.append("step size only")
+    if recipe["learning_rate"] != Recipe.learning_rate:
+        words.append(f"learning rate {recipe['learning_rate']:g}")
+    if config["net"].startswith("softplus"):
+        words.append("softplus")
+    return ", ".join(words) or "as it is"
+
+
+def summary(records: Sequence[dict]) -> list[dict]:
+    """One row for each setting; differences are to ERM with ReLU and the same seed.
+
+    The run with SWA has two: its "test error" is SAM's after fine-tuning; "averaged" is the error
+    of the averaged weights before that.
+    """
+
+    def setting(config: Mapping[str, Any]) -> dict[str, Any]:
+        recipe = config["recipes"][-1]
+        return {"method": recipe["method"], "switch": switch(config), "rho": recipe["rho"]}
+
+    def averaged(metrics: Mapping[str, Any]) -> float | None:
+        line = metrics.get("swa_line")
+        return line and line["test_error"][line["t"].index(0.0)]
+
+    return by_setting(
+        records,
+        setting,
+        classify.MEASURES | {"averaged": averaged},
+        against=lambda found: (found["method"], found["switch"]) == ("ERM", "as it is"),
+    )

@@ -1,0 +1,306 @@
+"""Every figure in a real browser: controls by mouse and keyboard, presets, address, phone."""
+
+import json
+import re
+
+import pytest
+
+from samkit.paper import interactive
+from tools import browser
+from tools import interactive as outside
+
+
+@pytest.fixture(scope="module")
+def site():
+    with outside.serving() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def tab(chromium, site):
+    context = chromium.new_context(reduced_motion="reduce")
+    page = context.new_page()
+    wrong = browser.watched(page, site)
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def opened(tab, site, name, query=""):
+    tab.goto(f"{site}{name}.html{query}")
+    figure = tab.locator(f"#{name}")
+    tab.wait_for_selector(f"#{name}[data-mounted]")
+    return figure
+
+
+def frames(tab, count=2):
+    for _ in range(count):
+        tab.evaluate("() => new Promise(requestAnimationFrame)")
+    tab.wait_for_function("!document.querySelector('.samkit-interactive[aria-busy=true]')")
+
+
+def seen(figure):
+    """What the reader sees: the drawing, the numbers, the picture in words."""
+    drawing = figure.locator("svg[role=img]")
+    return (
+        drawing.inner_html(),
+        figure.locator(".samkit-numbers").inner_text(),
+        drawing.get_attribute("aria-label"),
+    )
+
+
+def numbers(figure):
+    """The names and texts beside the picture."""
+    pairs = figure.locator(".samkit-numbers div").all()
+    return {p.locator("dt").inner_text(): p.locator("dd").inner_text() for p in pairs}
+
+
+def controls(name):
+    found = outside._node(
+        "import(process.argv[1]).then(m => console.log(JSON.stringify(m.default.figure.controls)))",
+        (interactive.ESM / f"{name}.mjs").as_uri(),
+    )
+    return [(name, c["name"], c["kind"]) for c in found if c["kind"] != "hidden"]
+
+
+CONTROLS = [row for name in interactive.NAMES for row in controls(name)]
+
+
+@pytest.mark.parametrize("name, control, kind", CONTROLS)
+@pytest.mark.parametrize("how", ["mouse", "keyboard"])
+def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
+    tab, site, name, control, kind, how
+):
+    figure = opened(tab, site, name)
+    before = seen(figure)
+    handle = figure.locator(f"[id$='-{control}']")
+    handle.scroll_into_view_if_needed()
+    if kind == "choice":
+        options = handle.locator("option").count()
+        now = handle.evaluate("select => select.selectedIndex")
+        if how == "mouse":
+            handle.select_option(index=(now + 1) % options)
+        else:
+            handle.focus()
+            tab.keyboard.press("ArrowDown" if now + 1 < options else "ArrowUp")
+    elif how == "keyboard":
+        handle.focus()
+        if kind == "toggle":
+            tab.keyboard.press("Space")
+        else:
+            low = handle.evaluate("input => input.value === input.max")
+            for _ in range(8):
+                tab.keyboard.press("ArrowLeft" if low else "ArrowRight")
+    elif kind == "toggle":
+        handle.click()
+    else:
+        box = handle.bounding_box()
+        value, most = handle.evaluate("input => [Number(input.value), Number(input.max)]")
+        share = 0.9 if value < 0.5 * most else 0.1
+        tab.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    frames(tab)
+    after = seen(figure)
+    assert after[0] != before[0], "the drawing is as before"
+    later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
+    address = tab.evaluate(later)  # it follows the last change within 250 ms
+    assert f"{name}=" in address
+    tab.goto(address)  # a reader who follows the link sees the same
+    tab.wait_for_selector(f"#{name}[data-mounted]")
+    assert seen(figure) == after
+    figure.get_by_role("button", name="Reset").click()
+    frames(tab)
+    assert seen(figure) == before
+
+
+@pytest.mark.parametrize("name", interactive.NAMES)
+def test_presets_show_what_node_computes(tab, site, name):
+    figure = opened(tab, site, name)
+    for preset in outside.computed(name)["presets"]:
+        figure.get_by_role("button", name=preset["label"], exact=True).click()
+        frames(tab)
+        expected = outside.computed(name, preset["state"])
+        assert numbers(figure) == expected["say"]
+        assert figure.locator("svg[role=img]").get_attribute("aria-label") == expected["alt"]
+
+
+@pytest.mark.parametrize("name", interactive.NAMES)
+def test_a_narrow_phone(chromium, site, name):
+    page = chromium.new_page(viewport={"width": 360, "height": 740})
+    figure = opened(page, site, name)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    drawing = figure.locator("svg[role=img]").bounding_box()
+    assert drawing["width"] > 250
+    # no text leaves the drawing or lies on other text
+    inside, texts = figure.locator("svg[role=img]").evaluate(
+        """svg => [svg.getBoundingClientRect().toJSON(),
+            [...svg.querySelectorAll("text")].map(t => t.getBoundingClientRect().toJSON())]"""
+    )
+    for box in texts:
+        assert box["left"] >= inside["left"] - 1 and box["right"] <= inside["right"] + 1
+        assert box["bottom"] <= inside["bottom"] + 1
+    page.close()
+
+
+HANDLES = [
+    (name, handle)
+    for name in interactive.NAMES
+    for handle in dict.fromkeys(re.findall(r'data-drag="([^"]+)"', outside.computed(name)["body"]))
+]
+
+
+def dragged(name, handle, x, y, width):
+    """What node says of the handle dragged there, from the first state: the numbers."""
+    script = """Promise.all([import(process.argv[1]), import(process.argv[2])]).then(([kit, m]) => {
+        const [name, x, y, width] = JSON.parse(process.argv[3]);
+        const [handle, index] = name.split(".");
+        const figure = m.default.figure, state = kit.defaults(figure);
+        const changes = figure.drag[handle](state, x, y, figure.compute(state), width, index);
+        const then = kit.valid(figure, {...state, ...changes});
+        console.log(JSON.stringify(Object.fromEntries(figure.say(then, figure.compute(then)))));
+    })"""
+    modules = [(interactive.ESM / f"{part}.mjs").as_uri() for part in ("kit", name)]
+    return outside._node(script, *modules, json.dumps([handle, x, y, width]))
+
+
+def drag_by_mouse(page, start, end):
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=6)
+    page.mouse.up()
+
+
+def drag_by_touch(page, start, end):
+    """As a finger does: along the way, the browser decides whether it scrolls instead."""
+    session = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
+
+    at = [
+        {"x": round(a + (b - a) * k / 6), "y": round(c + (d - c) * k / 6)}
+        for k in range(7)
+        for (a, c), (b, d) in [(start, end)]
+    ]
+    touch("touchStart", at[0])
+    for point in at[1:]:
+        touch("touchMove", point)
+    touch("touchEnd")
+
+
+@pytest.mark.parametrize("how", [drag_by_mouse, drag_by_touch])
+@pytest.mark.parametrize("name, handle", HANDLES)
+def test_every_handle_can_be_dragged(chromium, site, name, handle, how):
+    page = chromium.new_page(has_touch=how is drag_by_touch, viewport={"width": 700, "height": 620})
+    figure = opened(page, site, name)
+    drawing = figure.locator("svg[role=img]")
+    grip = drawing.locator(f"[data-drag='{handle}']")
+    grip.scroll_into_view_if_needed()
+    box, frame = grip.bounding_box(), drawing.bounding_box()
+    scrolled = page.evaluate("scrollY")
+    start = [round(box["x"] + box["width"] / 2), round(box["y"] + box["height"] / 2)]
+    middle = frame["x"] + frame["width"] / 4
+    end = [start[0] + (40 if start[0] < middle else -40), start[1] + 72]
+    before = numbers(figure)
+    how(page, start, end)
+    frames(page)
+    width = float(drawing.get_attribute("width"))
+    expected = dragged(name, handle, end[0] - frame["x"], end[1] - frame["y"], width)
+    assert numbers(figure) == expected != before
+    assert page.evaluate("scrollY") == scrolled, "the page moved instead"
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(chromium, theme):
+    with outside.serving(theme=theme) as address:
+        page = chromium.new_page()
+        page.goto(address)
+        for name in interactive.NAMES:
+            page.wait_for_selector(f"#{name}[data-mounted]")
+        assert browser.accessibility_faults(page) == []
+        page.close()
+
+
+def test_without_scripts_the_picture_is_there(chromium, site):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(site)
+    for name in interactive.NAMES:
+        picture = page.locator(f"#{name} svg")
+        assert picture.bounding_box()["height"] > 100
+        assert len(picture.get_attribute("aria-label")) > 20
+    context.close()
+
+
+def test_the_points_of_the_network_can_be_dragged(tab, site):
+    figure = opened(tab, site, "relu-network")
+    before = numbers(figure)
+    handle = figure.locator("[data-drag='point.4']")
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tab.mouse.move(x, y)
+    tab.mouse.down()
+    tab.mouse.move(x + 30, y + 60, steps=5)
+    tab.mouse.up()
+    frames(tab)
+    moved = figure.locator("[data-drag='point.4']").bounding_box()
+    assert moved["y"] + moved["height"] / 2 == pytest.approx(y + 60, abs=4)
+    assert moved["x"] + moved["width"] / 2 == pytest.approx(x, abs=1)
+    # the controls follow, and can take it back
+    assert figure.locator("[id$='-point']").get_attribute("aria-valuetext") == "5"
+    handle = figure.locator("[id$='-height']")
+    assert float(handle.get_attribute("aria-valuetext").replace("−", "-")) < -0.5
+    handle.focus()
+    while handle.get_attribute("aria-valuetext") != "0":
+        tab.keyboard.press("ArrowRight")
+        frames(tab)
+    assert numbers(figure) == before
+
+
+def test_training_plays_when_asked_and_restarts_with_a_change(tab, site):
+    figure = opened(tab, site, "relu-network", "?relu-network=ahead:0,steps:10000")
+    button = figure.get_by_role("button", name="Play", exact=True)
+
+    def step():
+        return int(numbers(figure)["step"].split(" ")[0].replace(",", ""))
+
+    frames(tab, 5)
+    assert step() == 0  # nothing moves by itself
+    figure.get_by_role("button", name="Step", exact=True).click()
+    assert step() == 200
+    speed = figure.locator("[id$='-speed']")
+    speed.focus()
+    tab.keyboard.press("ArrowRight")
+    frames(tab)
+    assert step() == 200  # another speed goes on from here
+    button.click()
+    tab.wait_for_function("button => button.textContent === 'Play'", arg=button.element_handle())
+    assert step() == 10_000  # it stops at the end
+    figure.locator("[id$='-rho']").focus()
+    tab.keyboard.press("ArrowRight")
+    frames(tab)
+    assert step() == 0
+
+
+@pytest.mark.parametrize("motion, least, most", [("reduce", 1, 4), ("no-preference", 10, 999)])
+def test_who_prefers_little_motion_sees_little(chromium, site, motion, least, most):
+    page = chromium.new_page(reduced_motion=motion)
+    figure = opened(page, site, "relu-network", "?relu-network=ahead:0,steps:1000000,speed:10")
+    drawings = figure.locator("svg[role=img]").evaluate(
+        """async (svg) => {
+            let seen = 0;
+            new MutationObserver(() => seen++).observe(svg, {childList: true});
+            [...document.querySelectorAll("button")].find(b => b.textContent === "Play").click();
+            await new Promise(done => setTimeout(done, 1500));
+            return seen;
+        }"""
+    )
+    assert least <= drawings <= most
+    page.close()

@@ -1,0 +1,152 @@
+import pytest
+
+from samkit.__main__ import main
+from samkit.paper import checking, claims, slicing
+
+PROGRAM = """
+---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+# A chapter
+
+```{code-cell} ipython3
+from samkit.paper import claims
+values = {"x": 1.0, "y": 3.0}
+```
+
+Words.
+
+```{code-cell} ipython3
+half = values["x"] / 2
+claims.check("x", half, "half of it")
+```
+
+```{code-cell} ipython3
+broken = 1 / 0
+claims.check("z", broken)
+```
+
+```{code-cell} ipython3
+for name in ("y", "w"):
+    claims.check(f"loop.{name}", values["y"])
+```
+
+```{code-cell} ipython3
+runs = []
+claims.check("waits", max(runs)) if runs else "not yet"
+```
+"""
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """A book of one chapter and a ledger of its rows."""
+    rows = {
+        id_: claims.Claim(
+            id=id_, statement=f"It is {id_}.", place="p", kind="theorem", chapter="01-one",
+            scale="ci", check="how", sense="at most", tolerance=1.0, reason="because",
+        )
+        for id_ in ("x", "z", "loop.y", "loop.w", "waits")
+    }  # fmt: skip
+    unchecked = dict(sense="", tolerance=None, reason="", id="later")
+    rows["later"] = claims.Claim(**{**vars(rows["x"]), **unchecked})
+    (tmp_path / "01-one.md").write_text(PROGRAM.lstrip(), encoding="utf-8")
+    monkeypatch.setattr(checking, "BOOK", tmp_path)
+    monkeypatch.setattr(claims, "ledger", lambda: rows)
+    checking.chapter.cache_clear()
+    yield tmp_path
+    checking.chapter.cache_clear()
+
+
+def test_a_row_alone(book, capsys):
+    assert main(["check", "x"]) == 0
+    said = capsys.readouterr().out
+    assert "x: It is x." in said
+    assert "wanted    at most 1: because" in said
+    assert "measured  0.5 half of it" in said and "PASS" in said
+
+
+def test_an_unexpected_verdict_and_a_row_that_raises_are_code_1(book, capsys):
+    assert main(["check", "loop.y"]) == 1
+    assert "FAIL, unexpected" in capsys.readouterr().out
+    assert main(["check", "z", "x"]) == 1
+    said = capsys.readouterr().out
+    assert "no measurement: ZeroDivisionError" in said and "PASS" in said
+
+
+def test_a_row_whose_runs_are_missing_is_not_yet_and_no_failure(book, capsys):
+    assert main(["check", "waits"]) == 0
+    assert "NOT YET  its runs are not recorded (scale ci)" in capsys.readouterr().out
+
+
+def test_ids_made_by_a_loop_are_found(book):
+    where = checking.find("loop.w")
+    assert where.checks["loop.w"] == where.checks["loop.y"]
+    found = checking.execute(where, ["loop.w", "loop.y", "x"])
+    assert [found[row].report.verdict for row in found] == ["FAIL", "FAIL", "PASS"]
+
+
+def test_a_chapter_and_all(book, capsys):
+    assert main(["check", "01-one"]) == 1
+    chapter = capsys.readouterr().out
+    assert main(["check", "--all"]) == 1
+    assert capsys.readouterr().out == chapter and "NOT YET" in chapter
+
+
+def test_bad_input_is_code_2(book, capsys):
+    assert main(["check", "loop.v"]) == 2
+    assert "no row 'loop.v'" in capsys.readouterr().err
+    assert main(["check", "loop.u"]) == 2
+    assert "near it: loop." in capsys.readouterr().err
+    assert main(["check"]) == 2
+    assert "which rows?" in capsys.readouterr().err
+
+
+def test_without_the_chapters_it_says_where_they_are(book, capsys):
+    (book / "01-one.md").unlink()
+    assert main(["check", "x"]) == 2
+    assert "come with the repository" in capsys.readouterr().err
+
+
+def test_every_checked_row_is_found_in_its_chapter():
+    for claim in claims.ledger().values():
+        assert (claim.id in checking.find(claim.id).checks) == (claim.tolerance is not None)
+
+
+def test_the_recorded_runs_behind_a_row():
+    assert checking.records_of("fig03.mnist1d.ascent.less") == [
+        "fig02_role_of_m-laptop.jsonl",
+        "switches-laptop.jsonl",
+    ]
+    assert checking.records_of("msam.cost.peer") == ["bench_sam.json"]
+    assert checking.records_of("fig05") == []
+
+
+#: rows that come early in their chapters, or whose chapters are quick
+CHEAP = (
+    "objectives.one-step",
+    "pac-bayes.bound",
+    "fig05",
+    "fig07",
+    "theorem.alignment.sharp",
+    "msam.definition",
+)
+
+
+@pytest.mark.parametrize("row", CHEAP)
+def test_a_row_alone_measures_what_the_chapter_measures(row, monkeypatch):
+    """Against everything that stands before it in the chapter, executed."""
+    where = checking.find(row)
+    alone = checking.execute(where, [row])[row].report
+    monkeypatch.setattr(slicing, "with_assertions", lambda _, targets: range(targets[0] + 1))
+    whole = checking.execute(where, [row])[row].report
+    assert (alone.low, alone.high, alone.detail) == (whole.low, whole.high, whole.detail)
+    assert alone.verdict == whole.verdict == claims.Verdict.PASS
