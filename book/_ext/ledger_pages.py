@@ -87,6 +87,8 @@ class Row(SphinxDirective):
         verdict = report.verdict if report else claim.unchecked_verdict
         name = self.link(claim.id) if link_to_ledger else nodes.literal("", claim.id)
         paragraph = nodes.paragraph("", "", badge(verdict), nodes.Text(" "), name, nodes.Text(" "))
+        evidence = nodes.inline("", claim.evidence.upper(), classes=["evidence"])
+        paragraph += [evidence, nodes.Text(" ")]
         paragraph += self.text(claim.statement)
         return paragraph
 
@@ -124,6 +126,8 @@ class Row(SphinxDirective):
         rows = [("In the paper", claim.place), ("Check", claim.check)]
         if claim.criterion:
             rows.append(("Wanted", f"{claim.criterion}: {claim.reason}"))
+        if claim.proof:
+            rows.append(("Proof", f"{{prf:ref}}`{claim.proof}`"))
         if claim.published:
             rows.append(("Published", f"{claim.published} ({claim.published_how})"))
         if report:

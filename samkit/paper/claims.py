@@ -36,6 +36,14 @@ class Verdict(StrEnum):
     NOT_YET = "NOT YET"
 
 
+class Evidence(StrEnum):
+    """What a row rests on. BOTH: a part of the statement is proved, the rest is measured."""
+
+    PROVED = "proved"
+    MEASURED = "measured"
+    BOTH = "both"
+
+
 class ClaimFailed(AssertionError):
     """A measurement contradicts its row in the ledger; ``report`` has both."""
 
@@ -48,8 +56,10 @@ class ClaimFailed(AssertionError):
 class Claim:
     """One row of the ledger.
 
-    ``kind`` is theorem, figure, experiment or statement; ``sense`` and ``tolerance`` say what the
-    measured number must be ("at most" 1e-6); ``reason`` says why that tolerance. A row without a
+    ``kind`` is theorem, figure, experiment or statement; ``evidence`` is proved, measured or both,
+    and ``proof`` the label of what is proved, with its proof folded below it, in a chapter (empty
+    for a row that is only measured). A theorem has a proof. ``sense`` and ``tolerance`` say what
+    the measured number must be ("at most" 1e-6); ``reason`` says why that tolerance. A row without a
     tolerance is NOT YET checked, or OUT OF SCOPE if ``out_of_scope`` gives a reason. A row that
     is known to miss says why in ``known_miss``: then FAIL is the expected verdict and PASS is the
     surprise that stops the build. ``needs`` lists the ids of the rows that this one rests on: what
@@ -62,12 +72,14 @@ class Claim:
     statement: str
     place: str
     kind: str
+    evidence: str
     chapter: str
     scale: str
     check: str
     sense: str = ""
     tolerance: float | None = None
     reason: str = ""
+    proof: str = ""
     known_miss: str = ""
     out_of_scope: str = ""
     needs: tuple[str, ...] = ()
@@ -80,6 +92,17 @@ class Claim:
                 raise ValueError(f"ledger row {self.id or '?'}: {name} is empty")
         if self.kind not in ("theorem", "figure", "experiment", "statement"):
             raise ValueError(f"ledger row {self.id}: unknown kind {self.kind!r}")
+        if self.evidence not in tuple(Evidence):
+            raise ValueError(
+                f"ledger row {self.id}: evidence is {self.evidence!r}, not {', '.join(Evidence)}"
+            )
+        if bool(self.proof) != (self.evidence != Evidence.MEASURED):
+            raise ValueError(
+                f"ledger row {self.id} is {self.evidence}: name the proof where there is one, and "
+                "only there"
+            )
+        if (self.kind == "theorem" or self.id.startswith("theorem.")) and not self.proof:
+            raise ValueError(f"ledger row {self.id} is called a theorem and has no proof")
         if bool(self.published) != bool(self.published_how):
             raise ValueError(f"ledger row {self.id}: a published number needs how it is known")
         if self.tolerance is not None and (self.sense not in SENSES or not self.reason):

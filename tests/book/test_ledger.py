@@ -43,6 +43,18 @@ def test_every_row_with_a_tolerance_is_checked(checked):
     assert with_tolerance == {id_ for id_, _ in checked}
 
 
+def test_every_proof_that_a_row_names_unfolds_below_its_statement():
+    proofs = {claim.proof for claim in claims.ledger().values() if claim.proof}
+    folded = set()
+    for page in chapters():
+        statements = re.split(r"^`{3,}\{prf:(?!proof)", page.read_text("utf-8"), flags=re.MULTILINE)
+        for text in statements[1:]:
+            label = re.search(r"^:label: (\S+)$", text, re.MULTILINE)
+            if label and re.search(r"^`+\{prf:proof\}.*\n:class: dropdown$", text, re.MULTILINE):
+                folded.add(label[1])
+    assert proofs <= folded, proofs - folded
+
+
 def test_every_row_has_a_numbered_chapter():
     for claim in claims.ledger().values():
         assert re.fullmatch(r"\d\d-[a-z0-9-]+", claim.chapter), claim.id

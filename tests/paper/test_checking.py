@@ -51,8 +51,9 @@ def book(tmp_path, monkeypatch):
     """A book of one chapter and a ledger of its rows."""
     rows = {
         id_: claims.Claim(
-            id=id_, statement=f"It is {id_}.", place="p", kind="theorem", chapter="01-one",
-            scale="ci", check="how", sense="at most", tolerance=1.0, reason="because",
+            id=id_, statement=f"It is {id_}.", place="p", kind="statement",
+            evidence="measured", chapter="01-one", scale="ci", check="how", sense="at most",
+            tolerance=1.0, reason="because",
         )
         for id_ in ("x", "z", "loop.y", "loop.w", "waits")
     }  # fmt: skip

@@ -12,8 +12,8 @@ from samkit.paper import claims
 from samkit.paper.claims import Claim, ClaimFailed, Verdict
 
 ROW = dict(
-    id="x", statement="s", place="p", kind="theorem", chapter="c", scale="ci", check="how",
-    sense="at most", tolerance=1.0, reason="because",
+    id="x", statement="s", place="p", kind="statement", evidence="measured", chapter="c",
+    scale="ci", check="how", sense="at most", tolerance=1.0, reason="because",
 )  # fmt: skip
 
 
@@ -103,6 +103,11 @@ def test_a_row_without_a_tolerance_cannot_be_checked(row):
         ({"chapter": ""}, "row x: chapter is empty"),
         ({"id": ""}, r"row \?: id is empty"),
         ({"kind": "rumour"}, "unknown kind"),
+        ({"evidence": "hearsay"}, "evidence is 'hearsay', not proved, measured, both"),
+        ({"evidence": "proved"}, "name the proof"),
+        ({"proof": "thm"}, "name the proof"),
+        ({"kind": "theorem"}, "row x is called a theorem and has no proof"),
+        ({"id": "theorem.x"}, "theorem.x is called a theorem and has no proof"),
         ({"sense": "about"}, "sense"),
         ({"reason": ""}, "reason"),
         ({"published": "5.15 %"}, "how it is known"),
@@ -166,9 +171,10 @@ def test_collecting_refuses_what_does_not_fit(row, monkeypatch):
 
 def toml(**needs):
     """A ledger with these rows (id=list of needs)."""
-    words = "\n".join(f'{key} = "x"' for key in ("statement", "place", "chapter", "scale", "check"))
+    keys = ("statement", "place", "chapter", "scale", "check")
+    words = "\n".join(['evidence = "measured"', *(f'{key} = "x"' for key in keys)])
     return "\n".join(
-        f'[[claim]]\nid = "{id_}"\nkind = "theorem"\n{words}\nneeds = {needed}'
+        f'[[claim]]\nid = "{id_}"\nkind = "statement"\n{words}\nneeds = {needed}'
         for id_, needed in needs.items()
     )
 
