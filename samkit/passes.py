@@ -17,10 +17,16 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 class Moves:
-    """Moves weights and puts them back, in memory that it keeps from one step to the next."""
+    """Moves weights and puts them back, in memory that it keeps from one step to the next.
+
+    What it does is written in `in_place`: remember w, add to it, copy back what was remembered.
+    Where nobody but the parameter itself can know the address of a weight, `swapped` has the same
+    values, bit for bit, at less than half the traffic: it writes w + delta into the spare memory,
+    and lets the parameter point there until the pass is over.
+    """
 
     def __init__(self) -> None:
-        self.before: list[Tensor] = []
+        self.spare: list[Tensor] = []
 
     @contextmanager
     def __call__(
@@ -36,36 +42,84 @@ class Moves:
         where = [w for w, d in zip(weights, deltas, strict=True) if d is not None]
         some = [d for d in deltas if d is not None]
         del deltas  # this frame lives as long as the pass, and would keep them
+        if isinstance(scale, Tensor) and scale.device.type == "cpu":
+            scale = float(scale)
         with torch.no_grad():
-            if not _alike(self.before, where):
-                self.before = [torch.empty_like(w) for w in where]
-            if where:
-                torch._foreach_copy_(self.before, where)
+            if not _alike(self.spare, where):
+                self.spare = [torch.empty_like(w) for w in where]
+            way = swapped if swappable(where, some, scale) else in_place
             try:
-                if where:
-                    _add(where, some, scale)
-                some.clear()  # nobody needs the moves any more, and they are large
-                torch.clear_autocast_cache()
-                with torch.enable_grad():
+                with way(where, some, scale, self.spare), torch.enable_grad():
+                    torch.clear_autocast_cache()  # it holds casts of other weights
                     yield
             finally:
-                if where:
-                    torch._foreach_copy_(where, self.before)
                 torch.clear_autocast_cache()
+
+
+def swappable(weights: list[Tensor], deltas: list[Tensor], scale: Tensor | float) -> bool:
+    """Whether `swapped` may stand for `in_place`.
+
+    A weight may have to stay where it is: on a GPU because recorded kernels know its address, in a
+    flat buffer because others read it there, in a subclass of Tensor because it points to more.
+    """
+    return isinstance(scale, float | int) and all(
+        type(w) in (Tensor, nn.Parameter)
+        and w.device.type == "cpu"
+        and not d.is_sparse
+        and w.untyped_storage().nbytes() == w.nbytes
+        for w, d in zip(weights, deltas, strict=True)
+    )
+
+
+@contextmanager
+def in_place(
+    weights: list[Tensor], deltas: list[Tensor], scale: Tensor | float, spare: list[Tensor]
+) -> Iterator[None]:
+    """spare <- w, w <- w + scale * delta; in the end w <- spare. Empties the list of deltas."""
+    if weights:
+        torch._foreach_copy_(spare, weights)
+    try:
+        if weights:
+            _add(weights, deltas, scale)
+        deltas.clear()  # nobody needs the moves any more, and they are large
+        yield
+    finally:
+        if weights:
+            torch._foreach_copy_(weights, spare)
+
+
+@contextmanager
+def swapped(
+    weights: list[Tensor], deltas: list[Tensor], scale: Tensor | float, spare: list[Tensor]
+) -> Iterator[None]:
+    """spare <- w + scale * delta, which w points to until the end. Empties the list of deltas."""
+    home = [w.data for w in weights]
+    for w, s in zip(weights, spare, strict=True):
+        torch.add(w, deltas.pop(0), alpha=float(scale), out=s)
+    try:
+        for w, s in zip(weights, spare, strict=True):
+            w.data = s
+        torch.autograd.graph.increment_version(weights)  # graphs of before are out of date
+        yield
+    finally:
+        for w, h in zip(weights, home, strict=True):
+            w.data = h
+        torch.autograd.graph.increment_version(weights)
 
 
 def _alike(buffers: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     """Whether each buffer can hold its weight."""
     return len(buffers) == len(weights) and all(
-        b.shape == w.shape and b.dtype == w.dtype and b.device == w.device
+        b.shape == w.shape
+        and b.stride() == w.stride()
+        and b.dtype == w.dtype
+        and b.device == w.device
         for b, w in zip(buffers, weights, strict=True)
     )
 
 
 def _add(weights: list[Tensor], deltas: list[Tensor], scale: Tensor | float) -> None:
     """weights += scale * deltas, in one pass where the scale is a number at hand."""
-    if isinstance(scale, Tensor) and scale.device.type == "cpu":
-        scale = float(scale)
     if any(d.is_sparse for d in deltas):
         for w, d in zip(weights, deltas, strict=True):
             w.add_(d * scale)

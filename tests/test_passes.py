@@ -22,6 +22,69 @@ def test_weights_come_back_bit_for_bit(delta):
     assert all(torch.equal(a, b) for a, b in zip(w, before, strict=True))
 
 
+def conv():
+    """A weight whose memory is in the order of channels_last."""
+    return torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 0.3, torch.tensor(-1e-3)])
+def test_swapped_weights_are_those_moved_in_place(dtype, scale):
+    torch.manual_seed(0)
+    w = [nn.Parameter(t.to(dtype)) for t in (torch.randn(40, 30), torch.randn(()), conv())]
+    d = [torch.randn_like(p) for p in w]
+    before, address = [p.detach().clone() for p in w], [p.data_ptr() for p in w]
+    assert passes.swappable(w, d, 1.0)
+    seen = []
+    for way in (passes.in_place, passes.swapped):
+        spare = [torch.empty_like(p) for p in w]
+        with torch.no_grad(), way(w, list(d), float(scale), spare):
+            seen.append([p.detach().clone() for p in w])
+            assert [p.stride() for p in w] == [t.stride() for t in before]
+        assert all(torch.equal(p, t) for p, t in zip(w, before, strict=True))
+        assert [p.data_ptr() for p in w] == address
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def flat():
+    """Two parameters in one memory, which somebody else reads."""
+    whole = torch.ones(4)
+    return whole, [nn.Parameter(whole[:2]), nn.Parameter(whole[2:])]
+
+
+def test_weights_in_a_flat_buffer_move_where_they_are():
+    whole, w = flat()
+    with passes.Moves()(w, [torch.ones(2), torch.full((2,), 2.0)]):
+        assert whole.tolist() == [2, 2, 3, 3]
+    assert whole.tolist() == [1, 1, 1, 1]
+
+
+def test_subclasses_of_tensor_move_where_they_are():
+    class Mine(torch.Tensor):
+        pass
+
+    w = torch.ones(2).as_subclass(Mine)
+    inside = torch.Tensor(w)
+    with passes.Moves()([w], [torch.ones(2)]):
+        assert inside.tolist() == [2, 2]
+    assert inside.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("of", ["before", "inside"])
+def test_a_graph_of_other_weights_is_not_differentiated(of):
+    w = nn.Parameter(torch.ones(2))
+    loss = w.square().sum()
+    with passes.Moves()([w], [torch.ones(2)]):
+        if of == "inside":
+            loss = w.square().sum()
+        else:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                loss.backward()
+    if of == "inside":
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
 def test_sparse_move():
     w, index = torch.zeros(3, 2), torch.tensor([[1, 1]])
     delta = torch.sparse_coo_tensor(index, torch.ones(2, 2), (3, 2), check_invariants=True)
