@@ -3,8 +3,8 @@
 tests/mutants.toml lists the mutants: a file of samkit or a chapter, an expression of it, what is
 put in its place, and the rows that must turn red. For each of them a process of its own imports
 samkit with the changed text and checks the rows as `python -m samkit check` does. A row is red when
-the check stops the build: a verdict that the row does not allow, or an exception. Before that all
-rows are checked without a fault: the control.
+the check stops the build: a verdict that the row does not allow, or an exception. That all rows
+pass without a fault is what the book's build shows.
 
 Results go to results/mutants.json, one mutant after the other: a run that is interrupted goes on
 where it stopped, and what has not changed is not run again. `run ID ...` runs these mutants alone.
@@ -12,6 +12,7 @@ where it stopped, and what has not changed is not run again. `run ID ...` runs t
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import datetime
 import hashlib
@@ -36,7 +37,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "tests" / "mutants.toml"
 RECORD = "mutants"
 LIMIT = 600  # seconds for one mutant
-WITHOUT = "control"
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,37 @@ class Mutant:
         return text
 
     @property
-    def in_chapter(self) -> bool:
-        """Is the fault in a chapter, whose own code the row measures, and not in samkit?"""
-        return self.file.startswith("book/")
+    def chapter(self) -> str:
+        """The chapter that the fault is in, whose own code the row measures; "" in samkit."""
+        return Path(self.file).stem if self.file.startswith("book/") else ""
+
+    def changed(self) -> list[str]:
+        """The definitions that the fault changes, as they are and as they become."""
+        from samkit.paper import checking
+
+        if self.chapter:
+            before, after = (checking.source(self.chapter, f) for f in (str, self.applied))
+        else:
+            before = (ROOT / self.file).read_text(encoding="utf-8")
+            after = self.applied(before)
+        old, new = map(definitions, (before, after))
+        return [text for text in old if text not in new] + [text for text in new if text not in old]
+
+
+def definitions(program: str) -> list[str]:
+    """The statements of a program as what they do: without layout, comments and docstrings."""
+    tree = ast.parse(program)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body[0] = ast.Pass()
+    return [ast.unparse(statement) for statement in tree.body]
+
+
+@cache
+def statements(chapter: str) -> list[str]:
+    from samkit.paper import checking
+
+    return definitions(checking.source(chapter))
 
 
 def catalogue() -> dict[str, Mutant]:
@@ -88,32 +116,18 @@ def rows_with_verdict() -> list[str]:
     return [row.id for row in rows if row.scale != "paper" or row.place == "beyond the paper"]
 
 
-def control() -> Mutant:
-    """No fault, all rows."""
-    return Mutant(WITHOUT, "none", "samkit/__init__.py", (), (), tuple(rows_with_verdict()))
-
-
-@cache
-def needed(row: str) -> str:
-    """What a row's check consists of, as text: its statements and its tolerance."""
-    import ast
-
-    from samkit.paper import checking, claims, slicing
-
-    where = checking.find(row)
-    positions = slicing.with_assertions(where.program, [where.checks[row]])
-    code = [ast.unparse(where.program[position].node) for position in positions]
-    return "\n".join([*code, claims.ledger()[row].criterion])
-
-
 def fingerprint(mutant: Mutant) -> str:
-    """Changes when the fault, its file, or the statements or tolerance of one of its rows do.
+    """Changes when a definition that the fault changes does, or a row's check or tolerance.
 
-    It does not follow what the statements call in samkit: `run --again` repeats everything.
+    It does not follow what these call in samkit: `run --again` repeats everything.
     """
-    parts = [mutant.id, *mutant.old, *mutant.new, *map(needed, mutant.rows)]
-    if mutant.old and not mutant.in_chapter:
-        parts.append((ROOT / mutant.file).read_text(encoding="utf-8"))
+    from samkit.paper import claims
+
+    parts = [mutant.id, *mutant.changed()]
+    for row in mutant.rows:
+        claim = claims.find(row)
+        parts += [text for text in statements(claim.chapter) if f"check('{row}'" in text]
+        parts.append(claim.criterion)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -146,40 +160,34 @@ class _Finder:
         return importlib.util.spec_from_file_location(fullname, file, loader=loader)
 
 
-def outcomes(mutant: Mutant, rows: Sequence[str]) -> dict[str, dict[str, Any]]:
+def outcomes(mutant: Mutant) -> dict[str, dict[str, Any]]:
     """Row -> "verdict", "measured", "red", and "error" where an exception came before a report."""
-    if not mutant.in_chapter:
+    if not mutant.chapter:
         sys.meta_path.insert(0, _Finder(mutant))
     from samkit.paper import checking, claims
 
     by_chapter: dict[str, list[str]] = {}
-    for row in rows:
+    for row in mutant.rows:
         by_chapter.setdefault(claims.find(row).chapter, []).append(row)
-    found: dict[str, dict[str, Any]] = {}
-    for name, some in by_chapter.items():
-        here = mutant.in_chapter and mutant.file == f"book/{name}.md"
-        where = checking.chapter(name, mutant.applied if here else str)
-        for row, outcome in checking.execute(where, some).items():
-            entry: dict[str, Any] = {"red": not outcome.expected}
-            if outcome.report:
-                entry |= {
-                    "verdict": str(outcome.report.verdict),
-                    "measured": outcome.report.measured,
-                }
+    entries: dict[str, dict[str, Any]] = {}
+    for chapter, rows in by_chapter.items():
+        change = mutant.applied if chapter == mutant.chapter else str
+        for row, outcome in checking.execute(chapter, rows, change).items():
+            entries[row] = {"red": not outcome.expected}
+            if report := outcome.report:
+                entries[row] |= {"verdict": str(report.verdict), "measured": report.measured}
             else:
                 first = str(outcome.error).strip().split("\n")[0][:120]
-                entry["error"] = f"{type(outcome.error).__name__}: {first}"
-            found[row] = entry
-    return {row: found[row] for row in rows}
+                entries[row]["error"] = f"{type(outcome.error).__name__}: {first}"
+    return {row: entries[row] for row in mutant.rows}
 
 
 def one(mutant_id: str) -> None:
     """Prints the outcomes of a mutant as JSON, and nothing else."""
-    mutant = control() if mutant_id == WITHOUT else catalogue()[mutant_id]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = outcomes(mutant, mutant.rows)
-    print(json.dumps(found))
+        result = outcomes(catalogue()[mutant_id])
+    print(json.dumps(result))
 
 
 # --- the runner -----------------------------------------------------------------------------------
@@ -191,7 +199,7 @@ def run_one(mutant: Mutant, limit: float = LIMIT) -> dict[str, Any]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, **dict.fromkeys(threads, "1"), "MPLBACKEND": "agg"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = str(ROOT)
         if "kernel" in mutant.file:  # numba's cache would not see the change
             environment["NUMBA_CACHE_DIR"] = folder
         command = [sys.executable, "-m", "tools.mutants", "one", mutant.id]
@@ -215,7 +223,7 @@ def run_one(mutant: Mutant, limit: float = LIMIT) -> dict[str, Any]:
 
 
 def load() -> dict[str, Any]:
-    """The record: mutant or "control" -> its entry; empty where there is none yet."""
+    """The record: mutant -> its entry; empty where there is none yet."""
     from samkit.paper import records
 
     return records.load(RECORD, missing={})
@@ -225,39 +233,36 @@ def run(chosen: Iterable[str] = (), again: bool = False) -> list[str]:
     """Runs what is not recorded; returns what is wrong with the record, as :func:`faults`."""
     from samkit.paper import records
 
-    mutants = {WITHOUT: control(), **catalogue()}
+    mutants = catalogue()
     if unknown := set(chosen) - set(mutants):
         raise SystemExit(f"there are no mutants {sorted(unknown)}")
-    found = {id_: entry for id_, entry in load().items() if id_ in mutants}
+    record = {id_: entry for id_, entry in load().items() if id_ in mutants}
     for id_ in chosen or mutants:  # before any is run
         mutants[id_].applied((ROOT / mutants[id_].file).read_text(encoding="utf-8"))
     for id_ in chosen or mutants:
-        fresh = id_ in found and found[id_]["fingerprint"] == fingerprint(mutants[id_])
+        fresh = id_ in record and record[id_]["fingerprint"] == fingerprint(mutants[id_])
         if fresh and not again:
             continue
-        entry = found[id_] = run_one(mutants[id_], limit=10 * LIMIT if id_ == WITHOUT else LIMIT)
+        entry = record[id_] = run_one(mutants[id_])
         red = sum(row["red"] for row in entry["rows"].values())
         print(f"{id_}: {red} of {len(entry['rows'])} red, {entry['seconds']} s", flush=True)
-        records.save(RECORD, {name: found[name] for name in mutants if name in found})
-    return faults(found)
+        records.save(RECORD, {name: record[name] for name in mutants if name in record})
+    return faults(record)
 
 
 def faults(record: Mapping[str, Any]) -> list[str]:
     """What is wrong with a record: sentences, none if every row has a mutant that turned it."""
-    wrong, mutants = [], {WITHOUT: control(), **catalogue()}
+    wrong: list[str] = []
     turned: set[str] = set()
-    for id_, mutant in mutants.items():
+    for id_, mutant in catalogue().items():
         if id_ not in record:
             wrong.append(f"{id_} has not been run: python -m tools.mutants run")
             continue
         if record[id_]["fingerprint"] != fingerprint(mutant):
-            wrong.append(f"{id_} was run with other sources: python -m tools.mutants run")
-        for row in mutant.rows:
-            red = record[id_]["rows"].get(row, {}).get("red")
-            if red is (id_ == WITHOUT):
-                wrong.append(f"{id_}: {row} is {'red' if red else 'not red'}")
-        if id_ != WITHOUT:
-            turned |= {row for row, entry in record[id_]["rows"].items() if entry["red"]}
+            wrong.append(f"{id_} was run with other code: python -m tools.mutants run")
+        red = {row for row, entry in record[id_]["rows"].items() if entry["red"]}
+        wrong += [f"{id_}: {row} is not red" for row in mutant.rows if row not in red]
+        turned |= red
     wrong += [f"no mutant turns {row}" for row in rows_with_verdict() if row not in turned]
     return wrong
 

@@ -24,11 +24,11 @@ class Measured(Row):
         )  # fmt: skip
 
     def outcome(self, claim, report) -> list[nodes.Node]:
-        """Such as "measured 0.01 to 0.02, wanted at most 0.01 (05-perturbations, laptop)"."""
+        """Such as "measured 0.01 to 0.02, required at most 0.01 (05-perturbations, laptop)"."""
         words = "not measured"
         if report:
             detail = f" {report.detail}" if report.detail else ""
-            words = f"measured {report.measured}{detail}, wanted {claim.criterion}"
+            words = f"measured {report.measured}{detail}, required {claim.criterion}"
         place = [nodes.Text(" ("), self.chapter(claim), nodes.Text(f", {claim.scale})")]
         return [nodes.Text(words), *place]
 

@@ -19,15 +19,16 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
-from samkit.paper import checking, claims
+from samkit.paper import claims
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTED = ROOT / "_build" / "executed"
 RESULTS = ROOT / "results"
 
 
+@cache
 def reports() -> dict[str, claims.Report]:
-    """Every report of the executed chapters, by id."""
+    """Every report of the executed chapters, by id; read once a build."""
     return claims.collect(
         {
             path.stem: json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +111,7 @@ class Row(SphinxDirective):
     def recorded(self, claim) -> list[nodes.Node]:
         """The recorded runs that a check reads, to be downloaded, and their seeds."""
         body: list[nodes.Node] = []
-        for name in checking.records_of(claim.id):
+        for name in claim.records:
             if not (RESULTS / name).exists():  # it waits for its first run
                 continue
             body += [nodes.Text("; ")] if body else []
@@ -125,7 +126,7 @@ class Row(SphinxDirective):
         listed = nodes.field_list()
         rows = [("In the paper", claim.place), ("Check", claim.check)]
         if claim.criterion:
-            rows.append(("Wanted", f"{claim.criterion}: {claim.reason}"))
+            rows.append(("Required", f"{claim.criterion}: {claim.reason}"))
         if claim.proof:
             rows.append(("Proof", f"{{prf:ref}}`{claim.proof}`"))
         if claim.published:
@@ -133,13 +134,13 @@ class Row(SphinxDirective):
         if report:
             rows.append(("Measured", f"{report.measured} {report.detail}".strip()))
             versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-            rows.append(("Obtained", f"{report.date}, {report.machine}, {versions}"))
-        for name, reason in (("Known miss", claim.known_miss), ("Why not", claim.out_of_scope)):
+            rows.append(("Date and machine", f"{report.date}, {report.machine}, {versions}"))
+        for name, reason in (("Known miss", claim.known_miss), ("Why it is out of scope", claim.out_of_scope)):
             if reason:
                 rows.append((name, reason))
         fields = [(name, self.text(value)) for name, value in rows]
         where = [self.page(claim, claim.chapter), nodes.Text(f", {claim.scale}")]
-        fields.append(("Chapter, scale", where))
+        fields.append(("Chapter and scale", where))
         if report:
             alone = nodes.literal("", f"python -m samkit check {claim.id}")
             fields.append(("Checked in", [self.checked(claim), nodes.Text("; alone: "), alone]))
@@ -147,7 +148,7 @@ class Row(SphinxDirective):
             fields.append(("Recorded runs", record))
         if claim.needs:
             links = [part for id_ in claim.needs for part in (self.link(id_), nodes.Text(" "))]
-            fields.append(("Rests on", links))
+            fields.append(("Depends on", links))
         for name, parts in fields:
             body = nodes.field_body("", nodes.paragraph("", "", *parts))
             listed += nodes.field("", nodes.field_name("", name), body)
@@ -266,7 +267,7 @@ class ClaimMapDirective(SphinxDirective):
         boxes = []
         for id_, row in rows.items():
             (x, y), verdict = position[id_], current[id_]
-            needs = f" Rests on {', '.join(row.needs)}." if row.needs else ""
+            needs = f" Depends on {', '.join(row.needs)}." if row.needs else ""
             corner = HEIGHT // 2 if row.kind in ("theorem", "statement") else 2
             boxes.append(
                 f'<a class="node {css_class(verdict)}" href="{target}#{anchor(id_)}">'

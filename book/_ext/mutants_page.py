@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # Sphinx does not run in the root
     sys.path.append(str(ROOT))
 
-from ledger_pages import anchor, css_class  # noqa: E402
+from ledger_pages import anchor, css_class, reports  # noqa: E402
 
 from tools import mutants, mutation_score  # noqa: E402
 
@@ -29,9 +29,17 @@ def outcome(entry: dict) -> str:
     """What a check said, as HTML: its badge and the measurement, or the exception."""
     if "error" in entry:
         return f"raises <code>{html.escape(entry['error'].split(':')[0])}</code>"
-    verdict = claims.Verdict(entry["verdict"])
+    return measured(claims.Verdict(entry["verdict"]), entry["measured"])
+
+
+def without(report: claims.Report | None) -> str:
+    """What the check says without a fault, in the chapters that the book shows."""
+    return measured(report.verdict, report.measured) if report else "not measured"
+
+
+def measured(verdict: claims.Verdict, value: str) -> str:
     badge = f'<span class="verdict {css_class(verdict)}">{verdict}</span>'
-    return f"{badge} {html.escape(entry['measured'])}"
+    return f"{badge} {html.escape(value)}"
 
 
 class MutantsDirective(SphinxDirective):
@@ -40,11 +48,11 @@ class MutantsDirective(SphinxDirective):
     def run(self):
         found, catalogue = mutants.load(), mutants.catalogue()
         ledger = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
-        if missing := [id_ for id_ in (mutants.WITHOUT, *catalogue) if id_ not in found]:
+        if missing := [id_ for id_ in catalogue if id_ not in found]:
             raise self.error(
                 f"results/mutants.json lacks {', '.join(missing)}: python -m tools.mutants run"
             )
-        control = found[mutants.WITHOUT]["rows"]
+        today = reports()
 
         def link(row: str) -> str:
             return f'<a href="{ledger}#{anchor(row)}"><code>{html.escape(row)}</code></a>'
@@ -62,10 +70,10 @@ class MutantsDirective(SphinxDirective):
                         f"{html.escape(mutant.fault)} <code>{html.escape(mutant.file)}</code></th>"
                     )
                 lines.append(
-                    f"<tr>{head}<td>{link(row)}</td><td>{outcome(control[row])}</td>"
+                    f"<tr>{head}<td>{link(row)}</td><td>{without(today.get(row))}</td>"
                     f"<td>{outcome(entry)}</td></tr>"
                 )
-        own = [row for row, by in turned.items() if all(mutant.in_chapter for mutant in by)]
+        own = [row for row, by in turned.items() if all(mutant.chapter for mutant in by)]
         left = [row for row in mutants.rows_with_verdict() if row not in turned]
         dates = sorted({entry["date"] for entry in found.values()})
         words = [

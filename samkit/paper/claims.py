@@ -63,9 +63,10 @@ class Claim:
     tolerance is NOT YET checked, or OUT OF SCOPE if ``out_of_scope`` gives a reason. A row that
     is known to miss says why in ``known_miss``: then FAIL is the expected verdict and PASS is the
     surprise that stops the build. ``needs`` lists the ids of the rows that this one rests on: what
-    its proof uses, or the theorem that a figure shows. ``published`` is the number that the authors
-    published, if there is one, and ``published_how`` how it is known: an output stored in their
-    notebooks, or read off a plot, with what that leaves open.
+    its proof uses, or the theorem that a figure shows. ``records`` names the files of results/ that
+    the check reads. ``published`` is the number that the authors published, if there is one, and
+    ``published_how`` how it is known: an output stored in their notebooks, or read off a plot, with
+    what that leaves open.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Claim:
     known_miss: str = ""
     out_of_scope: str = ""
     needs: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
     published: str = ""
     published_how: str = ""
 
@@ -169,7 +171,7 @@ class Report:
         detail = f" {html.escape(self.detail)}" if self.detail else ""
         text = (
             f'<p class="claim-report" id="{anchor}">{badge} <strong>{self.id}</strong> '
-            f"measured {self.measured}, wanted {claim.criterion}.{detail}</p>"
+            f"measured {self.measured}, required {claim.criterion}.{detail}</p>"
         )
         metadata = asdict(self)
         for name in ("low", "high"):  # JSON has no inf and no nan: words, which float() reads
@@ -194,7 +196,8 @@ def parse(source: str) -> dict[str, Claim]:
     for row in tomllib.loads(source)["claim"]:
         if unknown := set(row) - known:
             raise ValueError(f"ledger row {row.get('id', '?')}: unknown keys {sorted(unknown)}")
-        claim = Claim(**{**row, "needs": tuple(row.get("needs", ()))})
+        lists = {name: tuple(row.get(name, ())) for name in ("needs", "records")}
+        claim = Claim(**{**row, **lists})
         if claim.id in rows:
             raise ValueError(f"ledger row {claim.id} is there twice")
         rows[claim.id] = claim
@@ -246,7 +249,7 @@ def check(claim_id: str, measured: float | tuple[float, float], detail: str = ""
     unexpected = Verdict.PASS if claim.known_miss else Verdict.FAIL
     if report.verdict is unexpected:
         raise ClaimFailed(
-            f"{claim_id}: {claim.statement} Measured {report.measured}, wanted "
+            f"{claim_id}: {claim.statement} Measured {report.measured}, required "
             f"{claim.criterion} ({claim.reason}). "
             + (
                 f"The ledger calls this a known miss: {claim.known_miss}"

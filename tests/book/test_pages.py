@@ -289,7 +289,7 @@ def test_every_row_that_did_not_pass_is_on_the_page_of_disagreements(chromium, s
     )
     assert len(rows) > 10 and [row for row, _ in lines] == rows
     for _, words in lines:
-        assert "measured" in words and "wanted" in words
+        assert "measured" in words and "required" in words
     # and is discussed there
     boxes = tab.eval_on_selector_all(
         ".claim > p:first-child a", "all => all.map(a => a.hash.slice(1))"

@@ -73,7 +73,7 @@ def test_a_failed_check_stops_the_cell(row):
     row()
     assert claims.check("x", 0.5).verdict is Verdict.PASS
     assert claims.check("x", (0.5, 2)).verdict is Verdict.INCONCLUSIVE
-    with pytest.raises(ClaimFailed, match="Measured 2, wanted at most 1") as failed:
+    with pytest.raises(ClaimFailed, match="Measured 2, required at most 1") as failed:
         claims.check("x", 2)
     assert failed.value.report.verdict is Verdict.FAIL
 
