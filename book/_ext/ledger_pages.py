@@ -135,7 +135,10 @@ class Row(SphinxDirective):
             rows.append(("Measured", f"{report.measured} {report.detail}".strip()))
             versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
             rows.append(("Date and machine", f"{report.date}, {report.machine}, {versions}"))
-        for name, reason in (("Known miss", claim.known_miss), ("Why it is out of scope", claim.out_of_scope)):
+        for name, reason in (
+            ("Known miss", claim.known_miss),
+            ("Out of scope", claim.out_of_scope),
+        ):
             if reason:
                 rows.append((name, reason))
         fields = [(name, self.text(value)) for name, value in rows]

@@ -59,8 +59,8 @@ class Claim:
     ``kind`` is theorem, figure, experiment or statement; ``evidence`` is proved, measured or both,
     and ``proof`` the label of what is proved, with its proof folded below it, in a chapter (empty
     for a row that is only measured). A theorem has a proof. ``sense`` and ``tolerance`` say what
-    the measured number must be ("at most" 1e-6); ``reason`` says why that tolerance. A row without a
-    tolerance is NOT YET checked, or OUT OF SCOPE if ``out_of_scope`` gives a reason. A row that
+    the measured number must be ("at most" 1e-6); ``reason`` says why that tolerance. A row without
+    a tolerance is NOT YET checked, or OUT OF SCOPE if ``out_of_scope`` gives a reason. A row that
     is known to miss says why in ``known_miss``: then FAIL is the expected verdict and PASS is the
     surprise that stops the build. ``needs`` lists the ids of the rows that this one rests on: what
     its proof uses, or the theorem that a figure shows. ``records`` names the files of results/ that
