@@ -73,16 +73,39 @@ def sam_step_factored(
     however small :math:`w_\pm` becomes, which u and v cannot: u + v is rounding noise once it is
     far below u. Chapter: sparse regression. Shapes as in :func:`sam_step`.
     """
-    n = len(y)
     beta, spread = (plus**2 - minus**2) / 4, (plus**2 + minus**2) / 2
-    A, B = np.zeros_like(plus), np.zeros_like(plus)
+    A, B = pull_and_decay(X, y, beta, spread, rho=rho, m=m)
+    return plus * (1 - step_size * (A + B)), minus * (1 + step_size * (A - B))
+
+
+def pull_and_decay(
+    X: np.ndarray,
+    y: np.ndarray,
+    beta: np.ndarray,
+    spread: np.ndarray,
+    *,
+    rho: float,
+    m: int,
+    normalized: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""A and B of :func:`sam_step_factored`: what moves beta, and what shrinks alpha; (d,) each.
+
+    ``spread`` is :math:`u^2 + v^2`. ``normalized`` divides the perturbation of each group by the
+    norm of its gradient with respect to (u, v), :math:`\lVert g_G \odot (v, u)\rVert`: a scalar, so
+    that the step remains the same multiplication. Chapter: diagonal networks.
+    """
+    n = len(y)
+    A, B = np.zeros_like(beta), np.zeros_like(beta)
     for start in range(0, n, m):
         X_G, y_G = X[start : start + m], y[start : start + m]
-        ascent = rho * X_G.T @ (X_G @ beta - y_G) / len(y_G)
+        g = X_G.T @ (X_G @ beta - y_G) / len(y_G)
+        ascent = rho * g
+        if normalized and g.any():
+            ascent = ascent / np.sqrt(g**2 @ spread)
         g_perturbed = X_G.T @ (X_G @ (beta + ascent * (ascent * beta + spread)) - y_G)
         A += g_perturbed / n
         B += ascent * g_perturbed / n
-    return plus * (1 - step_size * (A + B)), minus * (1 + step_size * (A - B))
+    return A, B
 
 
 def _advance_by_steps(X, y, u, v, rho, m, step_size, batches, steps):

@@ -18,7 +18,7 @@ has shape ``(..., d)``, ``losses`` returns ``(..., n)`` and ``gradients`` ``(...
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, permutations, product
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Scheme = Literal["same", "independent"]
+RunScheme = Literal["same", "independent", "previous"]
 
 
 class FiniteSum(Protocol):
@@ -201,9 +202,9 @@ class Ripple:
 # --- the dynamics -------------------------------------------------------------------------------
 
 
-def _check_scheme(scheme: str) -> None:
-    if scheme not in ("same", "independent"):
-        raise ValueError(f'scheme must be "same" or "independent", not {scheme!r}')
+def _check_scheme(scheme: str, known: tuple[str, ...] = ("same", "independent")) -> None:
+    if scheme not in known:
+        raise ValueError(f"scheme must be one of {', '.join(known)}, not {scheme!r}")
 
 
 class Runs(NamedTuple):
@@ -235,28 +236,67 @@ def sam_gradient(
     return (weights_i[..., None] * problem.gradients(w + rho * ascent)).sum(-2)
 
 
+def _groups(n: int, m: int) -> Array:
+    """Every group of m of n examples as a row of weights: (groups, n)."""
+    return np.array([np.eye(n)[list(group)].mean(0) for group in combinations(range(n), m)])
+
+
 def expected_sam_gradient(
-    problem: FiniteSum, w: ArrayLike, rho: float, scheme: Scheme, *, normalized: bool = False
+    problem: FiniteSum,
+    w: ArrayLike,
+    rho: float,
+    scheme: Scheme,
+    *,
+    m: int = 1,
+    normalized: bool = False,
 ) -> Array:
-    """The mean of :func:`sam_gradient` over all batches of size one, exactly; w: (d,) -> (d,)."""
+    """The mean of :func:`sam_gradient` over all groups of m examples, exactly; w: (d,) -> (d,).
+
+    Groups are drawn without replacement, and enumerated.
+    """
     _check_scheme(scheme)
-    one = np.eye(problem.n)
-    weights = one if scheme == "same" else np.full_like(one, 1 / problem.n)
-    points = np.broadcast_to(np.asarray(w, float), (problem.n, problem.d))
-    return sam_gradient(problem, points, rho, weights, one, normalized=normalized).mean(0)
+    ascent = _groups(problem.n, m)
+    weights = ascent if scheme == "same" else np.full_like(ascent, 1 / problem.n)
+    points = np.broadcast_to(np.asarray(w, float), (len(ascent), problem.d))
+    return sam_gradient(problem, points, rho, weights, ascent, normalized=normalized).mean(0)
 
 
 def expected_loss_after(
-    problem: FiniteSum, w: Array, gamma: float, rho: float, scheme: Scheme
+    problem: FiniteSum,
+    w: Array,
+    gamma: float,
+    rho: float,
+    scheme: Scheme,
+    *,
+    groups: int = 1,
+    m: int = 1,
 ) -> Array:
-    r""":math:`E[L(w_{t+1}) \mid w_t = w]` over all batches of size one, exactly; (..., d) -> (...).
+    r""":math:`E[L(w_{t+1}) \mid w_t = w]` over all batches, exactly; (..., d) -> (...).
 
-    The n batches (same) or n^2 pairs of batches (independent) are enumerated.
+    A batch has b = ``groups`` * m examples, drawn without replacement.  ``scheme="same"``: each
+    group of m has a perturbation of its own, and their gradients are averaged; all splits of all
+    batches are enumerated.  ``scheme="independent"``: all pairs of batches of one (groups = m = 1).
     """
     _check_scheme(scheme)
-    one, indices = np.eye(problem.n), range(problem.n)
-    pairs = zip(indices, indices, strict=True) if scheme == "same" else product(indices, indices)
-    steps = (sam_gradient(problem, w, rho, one[[i]], one[[j]]) for i, j in pairs)
+    if not 1 <= groups * m <= problem.n:
+        raise ValueError(f"groups={groups}, m={m}: a batch has 1 to n={problem.n} examples")
+    one = np.eye(problem.n)
+    if scheme == "independent":
+        if (groups, m) != (1, 1):
+            raise ValueError("independent batches are enumerated for batches of one only")
+        pairs = product(one, one)
+        steps = [sam_gradient(problem, w, rho, i, j) for i, j in pairs]
+    else:
+        each = {
+            group: sam_gradient(problem, w, rho, weights, weights)
+            for group in combinations(range(problem.n), m)
+            for weights in [one[list(group)].mean(0)]
+        }
+        steps = [
+            np.mean([each[group] for group in split], axis=0)
+            for split in permutations(each, groups)
+            if len(set().union(*split)) == groups * m
+        ]
     return np.mean([problem.losses(w - gamma * step).mean(-1) for step in steps], axis=0)
 
 
@@ -267,7 +307,8 @@ def run_sam(
     radii: ArrayLike,
     *,
     batch_size: int | None = 1,
-    scheme: Scheme = "same",
+    m: int | None = None,
+    scheme: RunScheme = "same",
     runs: int = 1,
     seed: int = 0,
     normalized: bool = False,
@@ -275,9 +316,16 @@ def run_sam(
     """T steps of SAM from ``start`` (d,), ``runs`` independent ones side by side.
 
     ``step_sizes`` and ``radii`` are (T,): gamma_t and rho_t.  Batches are drawn with replacement;
-    ``batch_size=None`` uses all n examples in both places (no noise).
+    ``batch_size=None`` uses all n examples in both places (no noise).  ``m`` splits the batch into
+    groups of that size, each with its own perturbation (m-SAM; None is one group).  With
+    ``scheme="previous"`` the perturbation is along the gradient of the batch of the step before.
     """
-    _check_scheme(scheme)
+    _check_scheme(scheme, ("same", "independent", "previous"))
+    if m is not None and (scheme != "same" or batch_size is None or batch_size % m):
+        raise ValueError(
+            f'm={m}: pass a group size that divides batch_size={batch_size}, with scheme="same"'
+        )
+    groups = 1 if m is None or batch_size is None else batch_size // m
     gammas, rhos = np.broadcast_arrays(np.asarray(step_sizes, float), np.asarray(radii, float))
     if gammas.ndim != 1:
         raise ValueError("step_sizes and radii must be one-dimensional, one entry a step")
@@ -290,15 +338,21 @@ def run_sam(
     def batch() -> Array:
         if batch_size is None:
             return full
-        return rng.multinomial(batch_size, full[0], size=runs) / batch_size
+        size = batch_size // groups
+        return rng.multinomial(size, full[0], size=runs) / size
 
     norms, gaps = np.empty((len(gammas), runs)), np.empty((len(gammas) + 1, runs))
+    before = batch() if scheme == "previous" else full
     for t, (gamma, rho) in enumerate(zip(gammas, rhos, strict=True)):
         norms[t] = (problem.gradients(w).mean(-2) ** 2).sum(-1)
         gaps[t] = problem.losses(w).mean(-1) - problem.minimum
-        i = batch()
-        j = i if scheme == "same" else batch()
-        w = w - gamma * sam_gradient(problem, w, rho, i, j, normalized=normalized)
+        step = np.zeros_like(w)
+        for _ in range(groups):
+            i = batch()
+            j = {"same": i, "previous": before}.get(scheme)
+            j = batch() if j is None else j
+            step += sam_gradient(problem, w, rho, i, j, normalized=normalized) / groups
+        w, before = w - gamma * step, i
     gaps[-1] = problem.losses(w).mean(-1) - problem.minimum
     return Runs(norms, gaps, w)
 
@@ -307,18 +361,20 @@ def run_sam(
 
 
 def descent_coefficients(
-    gamma: ArrayLike, rho: ArrayLike, beta: float, scheme: Scheme
+    gamma: ArrayLike, rho: ArrayLike, beta: float, scheme: Scheme, *, groups: int = 1
 ) -> tuple[Array, Array]:
     r"""(p, q) of the one-step lemma :math:`\Delta^+ \le \Delta - p\|\nabla L\|^2 + q\,\sigma^2/b`.
 
     independent, for g <= 1: :math:`p = \frac\gamma2(1 - r)`, :math:`q = \frac\gamma2(r + g)`;
-    same: :math:`p = \frac\gamma2(1 + g(1-g) - r(1+g))`, :math:`q = \frac\gamma2(1+g)(r+g)`.
+    same, the batch in b/m = ``groups`` groups that share a perturbation each:
+    :math:`p = \frac\gamma2(1 + g(1-g) - r(1+g))`, :math:`q = \frac\gamma2(1+g)(r\frac bm+g)`.
     """
     _check_scheme(scheme)
     gamma = np.asarray(gamma, float)
     g, r = beta * gamma, (beta * np.asarray(rho, float)) ** 2
     if scheme == "same":
-        return gamma / 2 * (1 + g * (1 - g) - r * (1 + g)), gamma / 2 * (1 + g) * (r + g)
+        p = gamma / 2 * (1 + g * (1 - g) - r * (1 + g))
+        return p, gamma / 2 * (1 + g) * (r * groups + g)
     if (g > 1).any():
         raise ValueError("with independent batches the lemma needs gamma <= 1 / beta")
     return gamma / 2 * (1 - r), gamma / 2 * (r + g)

@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
+
+
+def variance_factor(n: int, m: ArrayLike) -> NDArray[np.float64]:
+    r"""The law in m: :math:`\frac{n-m}{(n-1)\,m}`, what is left of a variance in means of m of n.
+
+    For a uniformly random group G of m of n >= 2 vectors with mean :math:`\bar z`,
+    :math:`\mathbb E\lVert z_G-\bar z\rVert^2 = \frac{n-m}{(n-1)m}\,\frac1n\sum_i\lVert z_i-\bar
+    z\rVert^2`. It is 1 at m = 1 and 0 at m = n. Raises ValueError for m outside 1 to n.
+
+    >>> variance_factor(8, [1, 2, 4, 8]).round(2)
+    array([1.  , 0.43, 0.14, 0.  ])
+    """
+    m = np.asarray(m)
+    if (m < 1).any() or (m > n).any():
+        raise ValueError(f"m={m}: pass a group SIZE, from 1 to {n}")
+    return (n - m) / (max(n - 1, 1) * m)
 
 
 def quadratic_maximum(

@@ -60,6 +60,19 @@ def test_the_factored_step_is_the_same_map(problem, m):
     np.testing.assert_allclose(minus, expected_u - expected_v, rtol=1e-12)
 
 
+def test_the_normalized_pull_and_decay_are_those_of_a_perturbation_of_length_rho():
+    X, y, rho, m = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([1.0, 0.3]), 0.2, 1
+    u, v = np.array([0.7, 0.4]), np.array([0.2, -0.3])
+    descent_u, descent_v = np.zeros(2), np.zeros(2)
+    for x_i, y_i in zip(X, y, strict=True):
+        gradient = (x_i @ (u * v) - y_i) * np.array([x_i * v, x_i * u])
+        u_G, v_G = np.array([u, v]) + rho * gradient / np.linalg.norm(gradient)
+        descent_u += (x_i @ (u_G * v_G) - y_i) * x_i * v_G / 2
+        descent_v += (x_i @ (u_G * v_G) - y_i) * x_i * u_G / 2
+    A, B = dynamics.pull_and_decay(X, y, u * v, u**2 + v**2, rho=rho, m=m, normalized=True)
+    np.testing.assert_allclose([A * v + B * u, A * u + B * v], [descent_u, descent_v], rtol=1e-12)
+
+
 def test_the_factored_step_keeps_what_rounding_destroys():
     """Against 180-digit arithmetic: integers scaled by 2^600, in the coordinates u and v."""
     problem = SparseRegression.sample()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import permutations, product
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -295,3 +297,71 @@ def test_bad_input_is_refused():
         cv.NoisySine(25.0)
     with pytest.raises(ValueError, match="targets"):
         cv.SharedDesign(np.eye(2), np.ones((3, 3)))
+
+
+# --- groups inside a batch, and the batch before -------------------------------------------------
+
+
+def test_groups_of_a_batch_by_hand(problem):
+    """All ordered pairs of two examples, each with its own perturbation."""
+    w, gamma, rho, n = points(problem, 3), 0.3, 0.2, problem.n
+    losses = []
+    for i, j in permutations(range(n), 2):
+        each = [problem.gradients(w + rho * problem.gradients(w)[:, k])[:, k] for k in (i, j)]
+        losses.append(problem.losses(w - gamma * (each[0] + each[1]) / 2).mean(-1))
+    enumerated = cv.expected_loss_after(problem, w, gamma, rho, "same", groups=2, m=1)
+    np.testing.assert_allclose(enumerated, np.mean(losses, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("groups", "m"), [(1, 2), (2, 1), (2, 2), (4, 1)])
+@pytest.mark.parametrize("g", [0.1, 1.0])
+@pytest.mark.parametrize("root_r", [0.1, 0.9])
+def test_one_step_lemma_with_groups(problem, groups, m, g, root_r):
+    if groups * m > problem.n:
+        with pytest.raises(ValueError, match="a batch has 1 to n=2"):
+            cv.expected_loss_after(problem, 0, 0.1, 0.1, "same", groups=groups, m=m)
+        return
+    gamma, rho, w = g / problem.beta, root_r / problem.beta, points(problem, 60)
+    after = cv.expected_loss_after(problem, w, gamma, rho, "same", groups=groups, m=m)
+    p, q = cv.descent_coefficients(gamma, rho, problem.beta, "same", groups=groups)
+    norm2 = (problem.gradients(w).mean(-2) ** 2).sum(-1)
+    bound = problem.losses(w).mean(-1) - p * norm2 + q * problem.sigma2 / (groups * m)
+    assert (after - bound).max() < 1e-10
+
+
+@pytest.mark.parametrize("m", [1, 2, 4])
+def test_the_mean_direction_of_m_sam_is_the_mean_of_single_steps(m):
+    wells, w = PROBLEMS["cosine wells"], points(PROBLEMS["cosine wells"], 1)[0]
+    run = cv.run_sam(wells, w, [1.0], [0.3], batch_size=4, m=m, runs=200_000)
+    steps = w - run.w
+    groups = (wells.gradients(w)[list(group)].mean(0) for group in product(range(5), repeat=m))
+    directions = [
+        wells.gradients(w + 0.3 * a)[list(group)].mean(0)
+        for group, a in zip(product(range(5), repeat=m), groups, strict=True)
+    ]
+    deviation = (steps.mean(0) - np.mean(directions, axis=0)) / (steps.std(0) / 200_000**0.5)
+    assert np.abs(deviation).max() < 4.5
+
+
+def test_the_batch_before_is_that_of_the_step_before():
+    """With a step of size 0 the second step ascends along what the first descended along."""
+    wells, w = PROBLEMS["cosine wells"], points(PROBLEMS["cosine wells"], 1)[0]
+    drawn = np.random.default_rng(5).multinomial(1, np.full(5, 0.2), size=(3, 7))
+    run = cv.run_sam(wells, w, [0.0, 1.0], [0.3, 0.3], scheme="previous", runs=7, seed=5)
+    ascent = drawn[1] @ wells.gradients(w)
+    by_hand = w - np.einsum("rn,rnd->rd", drawn[2], wells.gradients(w + 0.3 * ascent))
+    np.testing.assert_allclose(run.w, by_hand, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"m": 3}, {"m": 2, "scheme": "independent"}, {"m": 1, "batch_size": None}]
+)
+def test_a_group_size_that_does_not_fit_is_refused(setting):
+    with pytest.raises(ValueError, match="group size that divides"):
+        cv.run_sam(PROBLEMS["noisy sine"], [1.0], [0.1], [0.1], **{"batch_size": 4, **setting})
+
+
+def test_independent_batches_are_enumerated_one_by_one_only():
+    problem = PROBLEMS["noisy sine"]
+    with pytest.raises(ValueError, match="batches of one"):
+        cv.expected_loss_after(problem, np.ones((1, 1)), 0.1, 0.1, "independent", groups=2)

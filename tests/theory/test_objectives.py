@@ -1,8 +1,10 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from samkit.theory.objectives import quadratic_maximum
+from samkit.theory.objectives import quadratic_maximum, variance_factor
 
 
 def value(g, H, delta):
@@ -68,3 +70,19 @@ def test_hardly_any_gradient_along_the_top_eigenvector(part):
 def test_a_ball_without_a_radius():
     with pytest.raises(ValueError, match="above 0"):
         quadratic_maximum(np.ones(2), np.eye(2), 0.0)
+
+
+@pytest.mark.parametrize("m", range(1, 7))
+def test_the_law_in_m_is_the_variance_of_the_means_of_all_groups(m):
+    z = np.random.default_rng(0).normal(size=(6, 3))
+    means = np.array([z[list(group)].mean(0) for group in combinations(range(6), m)])
+    variance = ((means - z.mean(0)) ** 2).sum(1).mean()
+    whole = ((z - z.mean(0)) ** 2).sum(1).mean()
+    assert variance == pytest.approx(variance_factor(6, m) * whole, abs=1e-14)
+
+
+def test_the_law_in_m_wants_the_size_of_a_group():
+    assert variance_factor(1, 1) == 0
+    for m in (0, 9):
+        with pytest.raises(ValueError, match="group SIZE, from 1 to 8"):
+            variance_factor(8, m)
