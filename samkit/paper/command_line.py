@@ -138,7 +138,8 @@ def _run(options: argparse.Namespace) -> int:
         if options.drop_old:
             found = records.runs(name, scale)
             old = {record["hash"] for record in stale(name, scale, found)}
-            dropped = records.keep(name, scale, {r["hash"] for r in found} - old)
+            kept = {r["hash"] for r in found} - old
+            dropped = records.keep(name, scale, kept)
             print(f"{name}: {dropped} old records removed")
         minutes = options.budget_minutes
         if minutes is not None:

@@ -13,21 +13,51 @@ import io
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cattrs import Converter, transform_error
+
 from samkit.paper.claims import versions
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def folder() -> Path:
-    """Where records are: $SAMKIT_RESULTS if set, else results/ of the repository samkit is in."""
+    """Where records are: $SAMKIT_RESULTS if set, else results/ of the repository that samkit is in.
+
+    An installed samkit is in no repository; its records are in ./results.
+    """
     chosen = os.environ.get("SAMKIT_RESULTS")
-    return Path(chosen) if chosen else Path(__file__).resolve().parents[2] / "results"
+    return Path(chosen) if chosen else (ROOT if is_repository() else Path()) / "results"
+
+
+def is_repository() -> bool:
+    """Whether samkit is imported from its repository, and not from an installed package."""
+    return (ROOT / "pyproject.toml").exists()
+
+
+def check_writable() -> None:
+    """OSError that says what to do, unless records can be written to :func:`folder`."""
+    path = folder()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path}: records cannot be written there ({error.strerror}). Set SAMKIT_RESULTS to a "
+            "folder that can be written",
+        ) from error
 
 
 def load(name: str, missing: dict | None = None) -> dict:
@@ -62,15 +92,43 @@ def save(name: str, record: dict) -> Path:
 # Runs of experiments: one line each in results/<experiment>-<scale>.jsonl
 
 
+_FULL = Converter(forbid_extra_keys=True)
+_CHANGED = Converter(omit_if_default=True)
+
+
 def plain(config: Any) -> dict:
     """A dataclass, or a dict, as JSON gives it back."""
     return json.loads(json.dumps(config if isinstance(config, Mapping) else asdict(config)))
 
 
 def config_hash(config: Any) -> str:
-    """16 hex digits that tell one configuration from any other."""
-    text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
+    """16 hex digits that tell one configuration from any other.
+
+    They cover what differs from the defaults, so that a new field with a default, which leaves
+    every run as it was, leaves every hash as it was.
+    """
+    text = json.dumps(_CHANGED.unstructure(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def kind_of(experiment: str) -> type | None:
+    """The class of an experiment's configurations; None for what is no experiment of the book."""
+    from samkit.paper import experiments
+
+    return experiments.load(experiment).Config if experiment in experiments.NAMES else None
+
+
+def restored(kind: type | None, config: Mapping[str, Any]) -> Any:
+    """The configuration of that class from a record; fields that it lacks are at their defaults.
+
+    Raises ValueError for a field that the class does not have. Without a class it stays a dict.
+    """
+    if kind is None:
+        return config
+    try:
+        return _FULL.structure(config, kind)
+    except Exception as error:
+        raise ValueError("; ".join(transform_error(error))) from None
 
 
 def runs_path(experiment: str, scale: str) -> Path:
@@ -83,7 +141,7 @@ def runs(experiment: str, scale: str) -> list[dict]:
     Of several lines with one hash the first counts: two commands at once could once record the same
     run. A last line that was cut off in the middle of writing is left out with a warning. Raises
     ValueError for any other line that is no record, and for a record whose hash is not that of its
-    config.
+    config: it was changed by hand, or a default was.
     """
     path = runs_path(experiment, scale)
     if not path.exists():
@@ -91,7 +149,7 @@ def runs(experiment: str, scale: str) -> list[dict]:
     *lines, rest = path.read_bytes().split(b"\n")
     if rest:
         warnings.warn(f"{path}: {TORN}; that run is to be repeated", RuntimeWarning, stacklevel=2)
-    records: list[dict] = []
+    kind, records = kind_of(experiment), list[dict]()
     known: set[str] = set()
     for number, line in enumerate(lines, 1):
         try:
@@ -99,10 +157,14 @@ def runs(experiment: str, scale: str) -> list[dict]:
             config, found = record["config"], record["hash"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path}, line {number}: no record; restore or remove it") from None
-        if config_hash(config) != found:
+        try:
+            whole = config_hash(restored(kind, config)) == found
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; remove it and run again") from None
+        if not whole:
             raise ValueError(
                 f"{path}, line {number}: the hash {found} is not that of its config, so the "
-                "record was changed by hand; remove the line and run again"
+                "record, or a default, was changed by hand; remove the line and run again"
             )
         if found in known:
             continue
@@ -131,13 +193,13 @@ def append(
     an earlier interruption has cut off is removed with a warning. Raises OSError, with the file as
     before, when the disk does not take the line.
     """
-    config = plain(config)
+    own = plain(config)
     record = {
         "experiment": experiment,
         "scale": scale,
         "hash": config_hash(config),
-        "seed": config.get("seed"),
-        "config": config,
+        "seed": own.get("seed"),
+        "config": own,
         "metrics": _rounded(plain(metrics)),
         "seconds": round(seconds, 3),
         "data": data,
@@ -183,10 +245,12 @@ def provenance(found: Sequence[Mapping[str, Any]]) -> str:
     lines += sorted(
         {", ".join(f"{k} {r['versions'][k]}" for k in shown if k in r["versions"]) for r in found}
     )
+    commits = sorted({record.get("commit", "")[:9] for record in found} - {""})
+    lines += [f"made by commit {', '.join(commits)}"] * bool(commits)
     return "\n".join(lines)
 
 
-def keep(experiment: str, scale: str, hashes: Container[str]) -> int:
+def keep(experiment: str, scale: str, hashes: Container[str], kind: type | None = None) -> int:
     """Drop the runs whose hash is not among ``hashes``; returns how many."""
     path, all_runs = runs_path(experiment, scale), runs(experiment, scale)
     kept = [record for record in all_runs if record["hash"] in hashes]
@@ -243,8 +307,29 @@ def _rounded(x: Any) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """What this process runs on, as records have it: "hardware" and "versions"."""
-    return {"hardware": hardware(), "versions": versions()}
+    """What this process runs on, as records have it: "hardware", "versions", "commit"."""
+    return {"hardware": hardware(), "versions": versions(), "commit": commit()}
+
+
+@cache
+def commit() -> str:
+    """The commit of the code that runs, "+ changes" if it has others; "" if samkit is installed.
+
+    Records that are being written are no change of the code.
+    """
+    if not is_repository():
+        return ""
+    try:
+        head = _git("rev-parse", "HEAD").strip()
+        changes = _git("status", "--porcelain", "--", ".", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + (" + changes" if changes.strip() else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def hardware() -> str:

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
 
 import pytest
 
@@ -65,16 +66,76 @@ def test_runs_are_read_back_in_order_with_what_they_were_run_on():
     assert {"python", "numpy"} <= set(found[0]["versions"])
 
 
-def test_the_hash_tells_configurations_apart():
-    @dataclass(frozen=True)
-    class Config:
-        rho: float
-        switch: tuple = ((1, {"m": 2}),)
+@dataclass(frozen=True)
+class Recipe:
+    m: int
+    rate: float = 0.1
 
-    same = records.config_hash({"switch": [[1, {"m": 2}]], "rho": 0.1})
-    assert records.config_hash(Config(0.1)) == same
-    others = Config(0.2), Config(0.1, ()), Config(0.1, ((1, {"m": 3}),))
-    assert len({same, *map(records.config_hash, others)}) == 4
+
+@dataclass(frozen=True)
+class Config:
+    rho: float
+    recipes: tuple[Recipe, ...] = (Recipe(2),)
+    seed: int = 0
+
+
+def test_the_hash_tells_configurations_apart():
+    others = Config(0.2), Config(0.1, ()), Config(0.1, (Recipe(3),)), Config(0.1, (Recipe(2, 0.2),))
+    assert len({*map(records.config_hash, (Config(0.1), *others))}) == 5
+    restored = records.restored(Config, json.loads(json.dumps(records.plain(others[3]))))
+    assert restored == others[3]
+    assert records.config_hash(restored) == records.config_hash(others[3])
+
+
+def test_a_new_field_with_a_default_leaves_every_hash_as_it_was():
+    @dataclass(frozen=True)
+    class Recipe:
+        m: int
+        rate: float = 0.1
+        warm_up: int = 0
+
+    kind = make_dataclass("Config", [("rho", float), ("recipes", tuple[Recipe, ...], ())])
+    before = Config(0.1, (globals()["Recipe"](3),))
+    assert records.config_hash(kind(0.1, (Recipe(3),))) == records.config_hash(before)
+    assert records.config_hash(kind(0.1, (Recipe(3, warm_up=1),))) != records.config_hash(before)
+
+
+def test_a_default_that_changes_makes_its_records_stale(monkeypatch):
+    later = make_dataclass("Config", [("rho", float), ("seed", int, 1)])
+    kind = make_dataclass("Config", [("rho", float), ("seed", int, 0)])
+    fewer = make_dataclass("Config", [("rho", float)])
+    records.append("experiment", "ci", kind(0.1), {}, seconds=1, data="made up")
+    monkeypatch.setattr(records, "kind_of", lambda _: kind)
+    assert len(records.runs("experiment", "ci")) == 1
+    monkeypatch.setattr(records, "kind_of", lambda _: later)
+    with pytest.raises(ValueError, match=r"line 1: the hash .* or a default, was changed"):
+        records.runs("experiment", "ci")
+    monkeypatch.setattr(records, "kind_of", lambda _: fewer)
+    with pytest.raises(ValueError, match=r"line 1: extra fields found \(seed\)"):
+        records.runs("experiment", "ci")
+
+
+def test_a_record_names_the_commit_that_made_it():
+    made = add(0)["commit"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert made.removesuffix(" + changes") == head.strip()
+    assert f"made by commit {made[:9]}" in records.provenance([add(0)])
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_run(elsewhere, monkeypatch):
+    monkeypatch.setenv("SAMKIT_RESULTS", str(elsewhere / "file" / "results"))
+    (elsewhere / "file").write_text("")
+    with pytest.raises(OSError, match=r"records cannot be written there .* Set SAMKIT_RESULTS"):
+        records.check_writable()
+
+
+def test_an_installed_package_records_in_the_folder_that_one_is_in(monkeypatch, elsewhere):
+    monkeypatch.delenv("SAMKIT_RESULTS")
+    monkeypatch.setattr(records, "ROOT", elsewhere)  # no repository
+    assert records.folder().absolute() == Path.cwd() / "results"
+    records.commit.cache_clear()
+    assert records.commit() == ""
+    records.commit.cache_clear()
 
 
 def test_a_record_changed_by_hand_is_an_error():
@@ -193,6 +254,7 @@ def test_provenance_says_where_runs_come_from():
     found[0] |= {"date": "2026-02-01T10:00:00", "data": "another copy"}
     found[1] |= {"date": "2026-01-31T23:00:00"}
     found[2] |= {"date": "2026-01-31T10:00:00"}
+    found[2] |= {"commit": ""}  # as of an installed samkit
     hardware, versions = found[0]["hardware"], found[0]["versions"]
     assert records.provenance(found).split("\n") == [
         "3 recorded runs, seeds 1, 3",
@@ -201,5 +263,6 @@ def test_provenance_says_where_runs_come_from():
         "data: another copy",
         "data: made up",
         ", ".join(f"{k} {versions[k]}" for k in ("samkit", "torch", "numpy") if k in versions),
+        f"made by commit {found[0]['commit'][:9]}",
     ]
     assert "on 2026-01-31\n" in records.provenance(found[1:])

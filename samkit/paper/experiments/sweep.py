@@ -75,6 +75,7 @@ def sweep(
 
     experiment = experiments.load(name)
     scale = experiments.scale(scale)
+    records.check_writable()
     seeds = experiments.SEEDS[scale] if seeds is None else seeds
     before = experiments.recorded_so_far(name, scale)
     known = {record["hash"] for record in before}
