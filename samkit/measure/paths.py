@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
+
+from samkit.errors import Unsupported
+from samkit.measure.objective import RandomState
 
 Weights = dict[str, Tensor]
 
@@ -25,15 +27,19 @@ def on_line(
 ) -> list[Any]:
     """``measure(network)`` at (1 - t) a + t b for each t.
 
-    ``a``, ``b`` are state_dicts of ``model``, which itself is not changed: measuring happens on a
-    copy, in the mode that ``model`` is in. Networks with BatchNorm need ``statistics``, batches of
-    inputs from which running statistics are estimated anew at every point, since the average of
-    two networks' statistics belongs to neither.
+    ``a``, ``b`` are state_dicts of ``model``, which itself is not changed: at each point a copy is
+    measured, its modules in the modes that those of ``model`` are in, from the same random numbers.
+    What is no real or complex number in them, such as a counter, is the model's. Networks with
+    BatchNorm need ``statistics``, batches of inputs (or pairs that begin with them) from which
+    running statistics are estimated anew at every point, since the average of two networks'
+    statistics belongs to neither. Only a BatchNorm in eval mode within a model in train mode, which
+    somebody has frozen, keeps those that lie on the line.
 
-    Raises ValueError if the weights do not belong to the model or statistics are missing.
+    Raises ValueError if the weights do not belong to the model or statistics are missing,
+    Unsupported for a model that cannot be copied.
     Source: Section 4.4 of the paper. Chapter: fine-tuning.
     """
-    points = [{k: torch.lerp(a[k].double(), b[k].double(), t) for k in _shared(a, b)} for t in ts]
+    points = [{k: torch.lerp(_wide(a[k]), _wide(b[k]), t) for k in _shared(a, b)} for t in ts]
     return _measured(model, points, measure, _again(statistics))
 
 
@@ -53,7 +59,7 @@ def plane_through(
     once = [k for k in names if first_names[k] == k]
 
     def flat(w: Weights) -> Tensor:
-        return torch.cat([w[k].double().flatten() for k in once])
+        return torch.cat([_reals(_wide(w[k])).flatten() for k in once])
 
     origin, along, aside = flat(a), flat(b) - flat(a), flat(c) - flat(a)
     length = along.norm()
@@ -67,9 +73,10 @@ def plane_through(
     def at(u: float, v: float) -> Weights:
         point, start, result = origin + u * first + v * second, 0, {}
         for k in once:
-            size = a[k].numel()
-            result[k] = point[start : start + size].view_as(a[k])
-            start += size
+            like = _reals(a[k])
+            part = point[start : start + like.numel()].view_as(like)
+            result[k] = torch.view_as_complex(part) if a[k].is_complex() else part
+            start += like.numel()
         return {k: result[first_names[k]] for k in names}
 
     return at, [(0.0, 0.0), (float(length), 0.0), (float(x), float(height))]
@@ -89,14 +96,24 @@ def on_plane(
     return [_measured(model, [at(u, v) for u in us], measure, statistics) for v in vs]
 
 
+def _wide(t: Tensor) -> Tensor:
+    """In double precision."""
+    return t.to(torch.complex128 if t.is_complex() else torch.float64)
+
+
+def _reals(t: Tensor) -> Tensor:
+    """A complex entry as its real and its imaginary part."""
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
 def _again(batches: Iterable[Any] | None) -> Iterable[Any] | None:
     """Batches that every point can go through: a generator has them only once."""
     return list(batches) if isinstance(batches, Iterator) else batches
 
 
 def _shared(*networks: Weights) -> list[str]:
-    """The names of the floating-point entries, the same in all networks."""
-    names = [k for k, v in networks[0].items() if v.is_floating_point()]
+    """The names of the entries that lie on a line, real or complex, the same in all networks."""
+    names = [k for k, v in networks[0].items() if v.is_floating_point() or v.is_complex()]
     shapes = [{k: w[k].shape for k in names if k in w} for w in networks]
     if any(
         s != shapes[0] or len(w) != len(networks[0]) for s, w in zip(shapes, networks, strict=True)
@@ -124,25 +141,57 @@ def _measured(
     measure: Callable[[nn.Module], Any],
     statistics: Iterable[Any] | None,
 ) -> list[Any]:
-    normed = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-    if statistics is None:
-        if normed:
-            raise ValueError(
-                "the model has BatchNorm: pass statistics, batches of inputs to estimate its "
-                "running statistics from at every point"
-            )
-        statistics = ()
-    net = copy.deepcopy(model)
+    anew = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, _BatchNorm)
+        and m.track_running_stats
+        and (m.training or not model.training)
+    ]
+    if anew and statistics is None:
+        raise ValueError(
+            "the model has BatchNorm: pass statistics, batches of inputs to estimate its running "
+            "statistics from at every point"
+        )
     results = []
-    for point in points:
-        state = net.state_dict()
-        unknown = set(point) - set(state)
-        if unknown:
-            raise ValueError(f"the model has no {sorted(unknown)}")
-        net.load_state_dict({k: point.get(k, v) for k, v in state.items()})
-        if normed:
-            update_bn(statistics, net)
-            net.train(model.training)
-        with torch.no_grad():
-            results.append(measure(net))
+    start = RandomState(p.device for p in model.parameters())
+    try:
+        for point in points:
+            start.restore()
+            net = _copy(model)
+            state = net.state_dict()
+            if unknown := set(point) - set(state):
+                raise ValueError(f"the model has no {sorted(unknown)}")
+            net.load_state_dict({k: point.get(k, v) for k, v in state.items()})
+            if anew:
+                _estimate([net.get_submodule(name) for name in anew], net, statistics or ())
+            with torch.no_grad():
+                results.append(measure(net))
+    finally:
+        start.restore()
     return results
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise Unsupported(
+            f"the model cannot be copied, and is not to be changed ({error}): pass one just made, "
+            "that has not been called yet"
+        ) from error
+
+
+def _estimate(norms: list[Any], net: nn.Module, statistics: Iterable[Any]) -> None:
+    """Running statistics of these modules, the mean over all batches; every other mode holds."""
+    before = [(m.training, m.momentum) for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.training, m.momentum = True, None  # the plain mean
+    with torch.no_grad():
+        for batch in statistics:
+            net(batch[0] if isinstance(batch, tuple | list) else batch)
+    if any(m.num_batches_tracked == 0 for m in norms):
+        raise ValueError("statistics has no batch: pass at least one batch of inputs")
+    for m, (training, momentum) in zip(norms, before, strict=True):
+        m.training, m.momentum = training, momentum

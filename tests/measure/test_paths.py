@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from samkit import measure
+from samkit.errors import Unsupported
 
 
 def linear(weight):
@@ -103,3 +104,102 @@ def test_networks_that_differ_are_refused():
         measure.on_line(
             linear([[0.0, 0.0]]), weights(linear([[0.0, 0.0]])), weights(nn.Linear(3, 1)), [0], len
         )
+
+
+def test_complex_weights_lie_on_the_line_and_in_the_plane():
+    class Complex(nn.Module):
+        def __init__(self, seed):
+            super().__init__()
+            generator = torch.Generator().manual_seed(seed)
+            self.w = nn.Parameter(torch.randn(3, dtype=torch.complex64, generator=generator))
+            self.v = nn.Parameter(torch.randn(2, generator=generator))
+
+        def forward(self, x):
+            return (x.to(torch.complex64) @ self.w).abs() + self.v.sum()
+
+    nets, x = [Complex(seed) for seed in range(3)], torch.randn(5, 3)
+    a, b, c = map(weights, nets)
+
+    def outputs(net):
+        return net(x)
+
+    ends = measure.on_line(nets[2], a, b, [0.0, 1.0, 0.5], outputs)
+    torch.testing.assert_close(ends[:2], [outputs(net) for net in nets[:2]])
+    middle = Complex(0)
+    middle.load_state_dict({k: (a[k] + b[k]) / 2 for k in a})
+    torch.testing.assert_close(ends[2], outputs(middle))
+    at, corners = measure.plane_through(a, b, c)
+    for (u, v), net in zip(corners, nets, strict=True):
+        torch.testing.assert_close(measure.on_plane(nets[0], at, [u], [v], outputs)[0][0], net(x))
+    distance = sum((a[k] - b[k]).abs().square().sum() for k in a).sqrt()
+    assert corners[1][0] == pytest.approx(float(distance))
+
+
+def frozen_and_not():
+    torch.manual_seed(0)
+    layers = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)
+    return nn.Sequential(*layers)
+
+
+def test_every_module_is_measured_in_its_own_mode():
+    net, other, x = frozen_and_not(), frozen_and_not(), 5 + torch.randn(64, 2)
+    for n, mean in ((net, 1.0), (other, 3.0)):
+        n[1].running_mean.fill_(mean)
+        n[1].eval()
+    modes = measure.on_line(
+        net,
+        weights(net),
+        weights(other),
+        [0.0, 0.5],
+        lambda n: ([m.training for m in n], n[1].running_mean.mean().item(), n[3].running_mean),
+        statistics=[(x, "labels are not looked at")],
+    )
+    for training, frozen, estimated in modes:
+        assert training == [True, False, True, True, True]
+        assert frozen in (1.0, 2.0)
+        assert (estimated != 0).all()
+    assert [m.training for m in net] == [True, False, True, True, True]
+    whole = measure.on_line(
+        net.eval(), weights(net), weights(net), [0.0], lambda n: n[1].running_mean, statistics=[x]
+    )
+    torch.testing.assert_close(whole[0], net[0](x).mean(0).detach())
+
+
+def test_only_batchnorm_estimates_while_the_others_hold():
+    """Dropout in eval mode drops nothing there, InstanceNorm in eval mode learns nothing."""
+
+    class Net(nn.Sequential):
+        def forward(self, x):
+            h = self[1](self[0](x).unsqueeze(1)).flatten(1)
+            return self[3](self[2](h))
+
+    layers = nn.Linear(2, 3), nn.InstanceNorm1d(1, track_running_stats=True), nn.Dropout(0.5)
+    net, x = Net(*layers, nn.BatchNorm1d(3)).eval(), torch.randn(64, 2)
+    ((mean, tracked),) = measure.on_line(
+        net,
+        weights(net),
+        weights(net),
+        [0.0],
+        lambda n: (n[3].running_mean, n[1].running_mean),
+        statistics=x.split(32),
+    )
+    h = net[1](net[0](x).unsqueeze(1)).flatten(1)
+    torch.testing.assert_close(mean, h.mean(0).detach())
+    assert (tracked == net[1].running_mean).all()
+
+
+def test_every_point_sees_the_same_random_numbers():
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3))
+    x = torch.randn(64, 2)
+    one, two = measure.on_line(net, weights(net), weights(net), [0.0, 1.0], lambda n: n(x))
+    assert torch.equal(one, two)
+
+
+def test_no_statistics_and_models_that_cannot_be_copied_are_refused():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).eval()
+    with pytest.raises(ValueError, match="statistics has no batch"):
+        measure.on_line(net, weights(net), weights(net), [0.0], len, statistics=iter(()))
+    net = nn.Linear(2, 3)
+    net.last = net(torch.ones(1, 2))  # with the graph behind it
+    with pytest.raises(Unsupported, match="cannot be copied, and is not to be changed"):
+        measure.on_line(net, weights(net), weights(net), [0.0], len)
