@@ -74,7 +74,11 @@ def run(config: Config, **how: Any) -> dict[str, Any]:
     device = next(trained.net.parameters()).device
     x, y = (part[: config.examples].to(device) for part in trained.sets["train"])
     trained.net.eval()
-    ascent = {"steps": config.steps, "restarts": config.restarts, "seed": config.seed}
+    ascent: dict[str, Any] = {
+        "steps": config.steps,
+        "restarts": config.restarts,
+        "seed": config.seed,
+    }
     measured = [
         {"rho": rho, "m": m}
         | {"value": sharpness(trained.net, cross_entropy, x, y, rho=rho, m=m, **ascent)}
