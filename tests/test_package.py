@@ -140,8 +140,8 @@ def test_an_installed_wheel_works_by_itself(distributions, tmp_path):
     code = (
         "import samkit; from samkit import claims, interactive, published\n"
         "print(samkit.__file__)\n"
-        "assert claims.ledger() and published.diagonal() and interactive.module('m-dial')\n"
-        "assert '<svg' in interactive.html('m-dial')\n"
+        "assert claims.ledger() and published.diagonal() and interactive.module('effect')\n"
+        "assert '<svg' in interactive.html('effect')\n"
         "try: samkit.paper.records.load('bench_msam')\n"
         "except FileNotFoundError as error: assert 'SAMKIT_RESULTS' in str(error)\n"
     )

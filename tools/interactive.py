@@ -40,7 +40,7 @@ def run(module: str, function: str, *arguments: Any) -> Any:
 
 
 def computed(name: str, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A figure in a state (its defaults for what is left out): "state", "result", "say", "alt"."""
+    """A figure in a state (its defaults for what is left out): and what it says of it."""
     script = """
         Promise.all([import(process.argv[1]), import(process.argv[2])]).then(([kit, module]) => {
             const figure = module.default.figure;
@@ -50,10 +50,19 @@ def computed(name: str, state: Mapping[str, Any] | None = None) -> dict[str, Any
             const drawn = figure.draw(state, result, Number(process.argv[4]));
             const say = Object.fromEntries(figure.say(state, result));
             const presets = figure.presets ?? [], alt = figure.alt(state, result);
-            console.log(JSON.stringify({state, result, say, alt, presets, ...drawn}));
+            const tell = figure.tell?.(state, result);
+            console.log(JSON.stringify({state, result, say, alt, tell, presets, ...drawn}));
         })"""
     modules = [(interactive.ESM / f"{part}.mjs").as_uri() for part in ("kit", name)]
     return _node(script, *modules, json.dumps(state or {}), str(WIDTH))
+
+
+def controls(name: str) -> list[dict[str, Any]]:
+    """The controls of a figure, as its module gives them."""
+    script = (
+        "import(process.argv[1]).then(m => console.log(JSON.stringify(m.default.figure.controls)))"
+    )
+    return _node(script, (interactive.ESM / f"{name}.mjs").as_uri())
 
 
 def picture(name: str) -> str:

@@ -11,7 +11,6 @@ import samkit
 def sign(app, config):
     config.version = config.release = samkit.__version__
     config.html_last_updated_fmt = "%Y-%m-%d"
-    config.html_theme_options["extra_footer"] = f"<p>samkit {samkit.__version__}</p>"
 
 
 def setup(app):

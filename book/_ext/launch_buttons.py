@@ -23,15 +23,20 @@ PLACES = {  # with the theme's pictures, which come with the book
 }
 
 
+def repository() -> str:
+    """Where the project is published."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"]
+
+
 def links(docname: str) -> dict[str, str]:
     """Where the notebook of this page opens, by the name of the place; none if it has none."""
     notebook = f"notebooks/{Path(docname).name}.ipynb"
     if not docname.startswith("book/") or not (ROOT / notebook).exists():
         return {}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    repository = project["urls"]["Repository"].removeprefix("https://github.com/")
+    name_of_project = repository().removeprefix("https://github.com/")
     return {
-        name: url.format(repository=repository, notebook=notebook, quoted=quote(notebook, safe=""))
+        name: url.format(repository=name_of_project, notebook=notebook, quoted=quote(notebook, safe=""))
         for name, (url, _) in PLACES.items()
     }
 

@@ -1,13 +1,13 @@
 """Figures that answer to the reader's hand: the same in a static page, in Jupyter and in Colab.
 
-``figure("m-dial", m=4)`` is a widget whose ``state`` Python can set and read; when the book is
+``figure("effect", m=4)`` is a widget whose ``state`` Python can set and read; when the book is
 built it is the same figure for a page without a kernel. Each is one module in esm/, with its
 numbers apart from its drawing (``compute`` is tested equal to samkit, ``draw`` makes SVG), on top
 of esm/kit.mjs, which has the controls and the state in the page's address. esm/mount.mjs starts
 them in a page. pictures/ holds each figure in its first state, for pages without scripts.
 
 ===================  ==========================================================================
-``m-dial``           two weights, eight examples, a perturbation for every m of them
+``effect``           sparse regression, with a step uphill for every m of its examples
 ``diagonal-lab``     sparse regression in 10,001 steps, the theorem checked, the rule broken
 ``entropy``          the hyperbolic entropy of two coefficients, and the solution that has least
 ``sharpness``        a ball around the weights: one step of SAM against the true maximum
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = (
-    "m-dial",
+    "effect",
     "diagonal-lab",
     "entropy",
     "sharpness",

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 from samkit.paper import interactive
 from tools import browser
@@ -36,7 +37,13 @@ def opened(tab, site, name, query=""):
     tab.goto(f"{site}{name}.html{query}")
     figure = tab.locator(f"#{name}")
     tab.wait_for_selector(f"#{name}[data-mounted]")
+    frames(tab)
+    unfold(figure)
     return figure
+
+
+def unfold(figure):
+    figure.locator(".samkit-more").evaluate("details => (details.open = true)")
 
 
 def frames(tab, count=2):
@@ -61,15 +68,12 @@ def numbers(figure):
     return {p.locator("dt").inner_text(): p.locator("dd").inner_text() for p in pairs}
 
 
-def controls(name):
-    found = outside._node(
-        "import(process.argv[1]).then(m => console.log(JSON.stringify(m.default.figure.controls)))",
-        (interactive.ESM / f"{name}.mjs").as_uri(),
-    )
-    return [(name, c["name"], c["kind"]) for c in found if c["kind"] != "hidden"]
-
-
-CONTROLS = [row for name in interactive.NAMES for row in controls(name)]
+CONTROLS = [
+    (name, control["name"], control["kind"])
+    for name in interactive.NAMES
+    for control in outside.controls(name)
+    if control["kind"] != "hidden"
+]
 
 
 @pytest.mark.parametrize("name, control, kind", CONTROLS)
@@ -110,8 +114,8 @@ def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
     later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
     address = tab.evaluate(later)  # it follows the last change within 250 ms
     assert f"{name}=" in address
-    tab.goto(address)  # a reader who follows the link sees the same
-    tab.wait_for_selector(f"#{name}[data-mounted]")
+    # a reader who follows the link sees the same
+    opened(tab, site, name, address.partition(".html")[2])
     assert seen(figure) == after
     figure.get_by_role("button", name="Reset").click()
     frames(tab)
@@ -304,3 +308,84 @@ def test_who_prefers_little_motion_sees_little(chromium, site, motion, least, mo
     )
     assert least <= drawings <= most
     page.close()
+
+
+FILMS = [name for name in interactive.NAMES if "film:" in (interactive.ESM / f"{name}.mjs").read_text()]
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_a_film_runs_once_by_itself_and_stops_at_a_touch(chromium, site, name):
+    page = chromium.new_page(reduced_motion="no-preference")
+    page.goto(f"{site}{name}.html")
+    page.wait_for_function("document.querySelector('.samkit-main input')?.value === '0'")
+    button = page.get_by_role("button", name="Pause", exact=True)
+    expect(button).to_be_visible()
+    slider = page.locator(".samkit-main input")
+    expect(slider).to_have_js_property("value", slider.get_attribute("max"), timeout=20_000)
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible(timeout=5_000)
+    assert "?" not in page.url, "a film is no state of the reader's"
+    page.get_by_role("button", name="Play", exact=True).click()
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    page.close()
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_no_film_for_who_prefers_little_motion(tab, site, name):
+    figure = opened(tab, site, name)
+    before = seen(figure)
+    tab.wait_for_timeout(1500)
+    assert seen(figure) == before
+
+
+@pytest.mark.parametrize("name", interactive.NAMES)
+def test_the_main_slider_is_long_and_stays_under_the_hand(chromium, site, name):
+    """At least 250 px, and where it was after any change of it."""
+    for width in (1280, 390):
+        page = chromium.new_page(viewport={"width": width, "height": 844}, reduced_motion="reduce")
+        figure = opened(page, site, name)
+        for slider in figure.locator(".samkit-main input[type=range]").all():
+            slider.scroll_into_view_if_needed()
+            before = slider.bounding_box()
+            assert before["width"] >= 250
+            for key in ("Home", "End", "ArrowLeft"):
+                slider.press(key)
+                frames(page, 3)
+                after = slider.bounding_box()
+                assert (after["x"], after["width"]) == (before["x"], before["width"])
+                assert abs(after["y"] - before["y"]) < 1
+        page.close()
+
+
+def test_the_result_is_announced_and_a_preset_is_pressed(tab, site):
+    figure = opened(tab, site, "effect")
+    status = figure.get_by_role("status")
+    expect(status).to_have_text("")
+    button = figure.get_by_role("button", name="All share one")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(status).to_have_text(outside.computed("effect", {"m": 20})["tell"])
+
+
+def test_back_goes_back_in_the_figure_too(tab, site):
+    figure = opened(tab, site, "entropy")
+    first = seen(figure)
+    tab.evaluate("history.pushState(null, '', '?entropy=alpha:5#place')")
+    figure.get_by_role("button", name="Large α: least ℓ₂").click()
+    frames(tab)
+    tab.wait_for_timeout(300)
+    tab.go_back()
+    frames(tab, 4)
+    assert seen(figure) == first
+
+
+def test_a_link_to_the_state_is_copied(chromium, site):
+    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    figure = opened(page, site, "effect", "?effect=m:4")
+    figure.get_by_role("button", name="Copy a link").click()
+    expect(figure.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()").endswith("effect.html?effect=m:4")
+    context.close()

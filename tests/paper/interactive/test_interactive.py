@@ -69,14 +69,38 @@ def test_states_are_checked_and_written_briefly():
     script = """Promise.all([import(process.argv[1]), import(process.argv[2])]).then(([kit, m]) => {
         const f = m.default.figure, start = kit.defaults(f);
         const back = kit.decode(f, kit.encode(f, {...start, m: 4, rho: 0.2}));
-        const wild = kit.decode(f, "m:99,rho:x,unknown:1,,noise:-3");
-        console.log(JSON.stringify([kit.encode(f, start), start, back, wild]));
+        const wild = kit.decode(f, "m:99,rho:x,unknown:1,,n:-3");
+        const odd = ["m:", "rho:0,5", "rho:1:2", "seed: ", ",", "n"].map(t => kit.decode(f, t));
+        console.log(JSON.stringify([kit.encode(f, start), start, back, wild, odd]));
     })"""
-    modules = [(interactive.ESM / f"{part}.mjs").as_uri() for part in ("kit", "m-dial")]
-    nothing, start, back, wild = outside._node(script, *modules)
+    modules = [(interactive.ESM / f"{part}.mjs").as_uri() for part in ("kit", "diagonal-lab")]
+    nothing, start, back, wild, odd = outside._node(script, *modules)
     assert nothing == ""
     assert back == {**start, "m": 4, "rho": 0.2}
-    assert wild == {**start, "m": 8, "noise": 0}
+    assert wild == {**start, "m": 30, "n": 5}
+    assert odd == [start] * 6, "what is no number is the default, not the least value"
+
+
+def test_a_choice_among_stops_is_one_of_them():
+    assert outside.computed("effect", {"m": 3})["state"] == {"m": 1}
+    assert outside.computed("effect", {"m": "5"})["state"] == {"m": 5}
+
+
+ENDS = [
+    (name, control["name"], control[end])
+    for name in interactive.NAMES
+    for control in outside.controls(name)
+    if control["kind"] == "range" and "stops" not in control and "get" not in control
+    for end in ("min", "max")
+]
+
+
+@pytest.mark.parametrize("name, control, value", ENDS)
+def test_the_ends_of_every_range_are_drawn(name, control, value):
+    """Or the numbers say that training diverges: never NaN, in the drawing or in words."""
+    found = outside.computed(name, {control: value})
+    words = " ".join([found["alt"], *found["say"].values()])
+    assert not re.search(r"NaN|Infinity|∞|undefined|null", found["body"] + words)
 
 
 def test_numbers_are_short():
@@ -95,29 +119,29 @@ def test_numbers_are_short():
 
 def test_a_widget_in_a_notebook_and_a_part_of_a_page_in_the_book(monkeypatch):
     monkeypatch.delenv("SAMKIT_BOOK", raising=False)
-    widget = interactive.figure("m-dial", m=4)
+    widget = interactive.figure("effect", m=4)
     assert (
         widget.state == {"m": 4} and "render" in widget._esm and ".samkit-controls" in widget._css
     )
     monkeypatch.setenv("SAMKIT_BOOK", "1")
-    page = interactive.figure("m-dial", m=4)._repr_html_()
+    page = interactive.figure("effect", m=4)._repr_html_()
     assert json.loads(re.search(r'data-state="([^"]*)"', page)[1].replace("&quot;", '"')) == {
         "m": 4
     }
     assert "<svg" in page and "aria-label" in page
-    assert repr(interactive.figure("m-dial")) == "<interactive figure m-dial>"
+    assert repr(interactive.figure("effect")) == "<interactive figure effect>"
 
 
 def test_without_anywidget_the_cure_is_said(monkeypatch):
     monkeypatch.delenv("SAMKIT_BOOK", raising=False)
     monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(ImportError, match=r"pip install 'samkit\[interactive\]'"):
-        interactive.figure("m-dial")
+        interactive.figure("effect")
 
 
 def test_unknown_figures_are_refused():
     for ask in (interactive.figure, interactive.html, interactive.module):
-        with pytest.raises(ValueError, match="no figure 'x'; there are m-dial"):
+        with pytest.raises(ValueError, match="no figure 'x'; there are effect"):
             ask("x")
 
 

@@ -17,10 +17,10 @@ from tools.book import ROOT
 from tools.interactive import computed
 
 CELLS = {
-    "show": 'from samkit import interactive\n\nfigure = interactive.figure("m-dial", m=4)\nfigure',
+    "show": 'from samkit.paper import interactive\n\nfigure = interactive.figure("effect", m=4)\nfigure',
     "read": 'print("m is", figure.state["m"], "rho is", figure.state["rho"])',
     "set": 'figure.state = {**figure.state, "m": 8, "rho": 0.3}',
-    "controls": """from samkit import interactive
+    "controls": """from samkit.paper import interactive
 
 
 def double(m=1):
@@ -118,7 +118,7 @@ def test_python_and_the_hand_move_the_same_figure(notebook):
     figure.wait_for(timeout=30_000)
     drawing = figure.locator("svg[role=img]")
     m, rho = (figure.locator(f"[id$='-{name}']") for name in ("m", "rho"))
-    expect(drawing).to_have_attribute("aria-label", computed("m-dial", {"m": 4})["alt"])
+    expect(drawing).to_have_attribute("aria-label", computed("effect", {"m": 4})["alt"])
     expect(run(notebook, "read")).to_have_text("m is 4 rho is 0.15")
 
     # the hand moves the figure, and Python's state follows
@@ -128,13 +128,13 @@ def test_python_and_the_hand_move_the_same_figure(notebook):
     rho.focus()
     notebook.keyboard.press("Home")
     state = {"m": 6, "rho": 0}
-    expect(drawing).to_have_attribute("aria-label", computed("m-dial", state)["alt"])
+    expect(drawing).to_have_attribute("aria-label", computed("effect", state)["alt"])
     expect(run(notebook, "read")).to_have_text("m is 6 rho is 0")
 
     # Python sets the state, and the figure follows
     run(notebook, "set")
     state = {"m": 8, "rho": 0.3}
-    expect(drawing).to_have_attribute("aria-label", computed("m-dial", state)["alt"])
+    expect(drawing).to_have_attribute("aria-label", computed("effect", state)["alt"])
     expect(m).to_have_attribute("aria-valuetext", "8")
     expect(run(notebook, "read")).to_have_text("m is 8 rho is 0.3")
 

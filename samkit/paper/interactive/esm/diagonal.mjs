@@ -1,5 +1,5 @@
 // The diagonal linear network beta = u * v with m-SAM, as samkit.diagonal trains it.
-import { draws } from "./numpy-legacy.mjs";
+import { draws, randomState } from "./numpy-legacy.mjs";
 import { finish } from "./slices.mjs";
 
 /**
@@ -42,8 +42,8 @@ export function testLoss({ beta, spread }, u, v) {
 }
 
 /**
- * `steps` steps of unnormalized m-SAM on l_i = r_i^2 / 2, groups of m consecutive rows.
- * X is an array of n rows, u and v of d numbers. `each(step, u, v)` sees the steps in `at`, in
+ * `steps` steps of unnormalized m-SAM on l_i = r_i^2 / 2, groups of m consecutive rows; with
+ * `regroup`, a seed, of rows in an order that is drawn anew at every step. X is an array of n rows, u and v of d numbers. `each(step, u, v)` sees the steps in `at`, in
  * order, or else 0, every, 2 every, ... and the last. `broken` changes the rule: see `RULES`. Ends
  * where a seen u or v is no longer finite. Returns {u, v, byFlow, bySteps}. A step multiplies
  * u + v and u - v by 1 -+ a - b, with a, b = stepSize A, B; so u^2 - v^2 = 2 alpha^2, where
@@ -53,9 +53,12 @@ export function testLoss({ beta, spread }, u, v) {
 export const train = (given) => finish(training(given));
 
 /** The same in slices, for the page. */
-export function* training({ X, y, u, v, rho, m, stepSize, steps, every = 1, at, each, broken = "as it is" }) {
+export function* training({ X, y, u, v, rho, m, stepSize, steps, every = 1, at, each, broken = "as it is", regroup }) {
   const [n, d] = [X.length, u.length];
   const flat = Float64Array.from({ length: n * d }, (_, k) => X[Math.floor(k / d)][k % d]);
+  y = Float64Array.from(y);
+  // alone or all together, the order is nothing to them
+  const shuffle = regroup !== undefined && m > 1 && m < n ? shuffler(regroup, flat, y) : () => {};
   [u, v] = [Float64Array.from(u), Float64Array.from(v)];
   const [A, B, byFlow, bySteps, beta, s] = Array.from({ length: 6 }, () => new Float64Array(d));
   const rule = RULES[broken];
@@ -76,6 +79,7 @@ export function* training({ X, y, u, v, rho, m, stepSize, steps, every = 1, at, 
     }
     A.fill(0);
     B.fill(0);
+    shuffle();
     gather(beta, s, A, B, lead);
     const scale = stepSize / n;
     for (let j = 0; j < d; j++) {
@@ -87,6 +91,22 @@ export function* training({ X, y, u, v, rho, m, stepSize, steps, every = 1, at, 
     }
   }
   return { u, v, byFlow, bySteps };
+}
+
+/** Puts rows of numbers, and y with them, in a random order, each time it is called (Fisher, Yates). */
+function shuffler(seed, flat, y) {
+  const [n, d] = [y.length, flat.length / y.length];
+  const { uniform } = randomState(seed);
+  const row = new Float64Array(d);
+  return () => {
+    for (let k = n - 1; k > 0; k--) {
+      const j = Math.floor(uniform() * (k + 1));
+      row.set(flat.subarray(k * d, (k + 1) * d));
+      flat.copyWithin(k * d, j * d, (j + 1) * d);
+      flat.set(row, j * d);
+      [y[k], y[j]] = [y[j], y[k]];
+    }
+  };
 }
 
 // Adds up A and B (n times those of the theory) over groups. A group's ascent moves (u, v) by

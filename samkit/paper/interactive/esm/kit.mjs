@@ -13,11 +13,19 @@
 //               every millisecond or so and returns the result; the page stays in motion meanwhile
 //   draw        (state, result, width) -> {height, body}: the inside of an SVG of that width
 //   alt         (state, result) -> the picture in a sentence
-//   say         (state, result) -> [[label, text], ...]: the numbers beside the picture
+//   tell        optional (state, result) -> what one sees, in everyday words, above the picture
+//   say         (state, result) -> [[label, text], ...]: the numbers, under "more"
+//   main        optional names of the controls directly under the picture; the first if left out.
+//               The others are under "more"
+//   align       optional (width) -> {left, right}: the ends of the first slider, in the picture
+//   accent      optional (state, result) -> the colour of the sliders
 //   drag        optional {handle: (state, x, y, result, width) -> changes}, x and y in pixels; in
 //               the drawing <g data-drag="handle">; each has a control too, for the keyboard
 //   tick        optional (state, result) -> result: one frame of an animation, with a play button;
 //               undefined at its end
+//   film        optional instead of tick: (seconds) -> changes of the drawn state, undefined at its
+//               end; `at` among them is where the first slider stands. It plays once by itself
+//   patient     optional: true if what it computes takes longer than the first picture may wait
 // `mount(figure)` makes it the default export of an anywidget, and of a static page.
 
 export const COLORS = {
@@ -33,7 +41,7 @@ export const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
 /** x with some significant digits, powers of ten as such. */
 export function num(x, digits = 3) {
-  if (!Number.isFinite(x)) return Number.isNaN(x) ? "not a number" : x > 0 ? "∞" : "−∞";
+  if (!Number.isFinite(x)) return "diverges";
   if (x === 0) return "0";
   const size = Math.floor(Math.log10(Math.abs(x)));
   if (size >= -3 && size < 5) return minus(`${Number(x.toPrecision(digits))}`);
@@ -57,8 +65,11 @@ const attributes = (given) =>
     .join("");
 const round = (x) => Math.round(x * 100) / 100;
 
-/** An SVG element; `inside` is markup. */
-export const tag = (name, given = {}, inside = "") => `<${name}${attributes(given)}>${inside}</${name}>`;
+/** An SVG element; `inside` is markup. Nothing where a number is not finite: that has no place. */
+export const tag = (name, given = {}, inside = "") =>
+  Object.values(given).some((value) => typeof value === "number" && !Number.isFinite(value))
+    ? ""
+    : `<${name}${attributes(given)}>${inside}</${name}>`;
 
 export const label = (x, y, text, given = {}) =>
   tag("text", { x, y, "font-size": 13, fill: "currentColor", ...given }, escape(text));
@@ -163,9 +174,10 @@ export function valid(figure, state = {}) {
       if (c.kind === "hidden") value = c.check(`${value}`);
       else if (c.kind === "toggle") value = value === true || value === "true";
       else if (c.kind === "choice") value = c.options.find((o) => `${o}` === `${value}`) ?? c.value;
+      else if (`${value}`.trim() === "" || !Number.isFinite(Number(value))) value = c.value;
+      else if (c.stops) value = c.stops.includes(Number(value)) ? Number(value) : c.value;
       else {
-        value = Number(value);
-        value = Number.isFinite(value) ? clamp(value, c.min, c.max) : c.value;
+        value = clamp(Number(value), c.min, c.max);
         if (c.whole) value = Math.round(value);
       }
       return [c.name, value];
@@ -180,15 +192,24 @@ export const encode = (figure, state) =>
     .map((c) => `${c.name}:${state[c.name]}`)
     .join(",");
 
-export const decode = (figure, text) =>
-  valid(figure, Object.fromEntries((text ?? "").split(",").map((part) => part.split(":"))));
+/** The state of such a text. A part that is no `name:value` spoils the one before it: "rho:0,5". */
+export function decode(figure, text) {
+  const given = {};
+  let last;
+  for (const part of (text ?? "").split(",")) {
+    const [name, value, more] = part.split(":");
+    if (value === undefined || more !== undefined) delete given[last];
+    else given[(last = name)] = value;
+  }
+  return valid(figure, given);
+}
 
 // In the page
 
 /**
  * One control. A range has min, max, and either `steps` between them (evenly, or evenly in the
- * logarithm with log: true), or whole: true for whole numbers; show: (value) -> text.
- * A choice has options.
+ * logarithm with log: true), or whole: true for whole numbers; or `stops`, the values themselves
+ * from left to right. show: (value) -> text. A choice has options.
  */
 function control(c, id, changed) {
   const row = element("div", { class: "samkit-control" });
@@ -206,23 +227,37 @@ function control(c, id, changed) {
     row.append(caption, select);
     return { row, show: (value) => (select.selectedIndex = c.options.indexOf(value)) };
   }
-  const f = c.log ? Math.log : (x) => x;
-  const back = c.log ? Math.exp : (x) => x;
-  const steps = c.whole ? c.max - c.min : (c.steps ?? 100);
+  const { steps, place, value } = scaleOf(c);
   const input = element("input", { type: "range", id, min: 0, max: steps, step: 1 });
   const output = element("output", { for: id });
   const text = c.show ?? ((value) => num(value));
-  input.addEventListener("input", () => {
-    const z = f(c.min) + (Number(input.value) / steps) * (f(c.max) - f(c.min));
-    changed(c.whole ? Math.round(z) : Number(back(z).toPrecision(4)));
-  });
+  input.addEventListener("input", () => changed(value(Number(input.value))));
   row.append(caption, input, output);
   return {
     row,
+    input,
     show: (value) => {
-      input.value = Math.round(((f(value) - f(c.min)) / (f(c.max) - f(c.min))) * steps);
+      input.value = Math.round(place(value));
       output.textContent = text(value);
       input.setAttribute("aria-valuetext", text(value));
+    },
+  };
+}
+
+/** A range in whole steps of its slider: how many, and the way from a value and back. */
+function scaleOf(c) {
+  if (c.stops) {
+    return { steps: c.stops.length - 1, place: (x) => c.stops.indexOf(x), value: (k) => c.stops[k] };
+  }
+  const [f, back] = c.log ? [Math.log, Math.exp] : [(x) => x, (x) => x];
+  const steps = c.whole ? c.max - c.min : (c.steps ?? 100);
+  const [low, high] = [f(c.min), f(c.max)];
+  return {
+    steps,
+    place: (x) => ((f(x) - low) / (high - low)) * steps,
+    value: (k) => {
+      const z = low + (k / steps) * (high - low);
+      return c.whole ? Math.round(z) : Number(back(z).toPrecision(4));
     },
   };
 }
@@ -236,6 +271,8 @@ function element(name, given = {}, text) {
 
 let mounted = 0;
 const SLICE = 9; // ms of a frame to compute in; the rest is for drawing
+const QUIET = 600; // ms without a change, after which the result is announced
+const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 /** A figure as `{render({model, el})}`: anywidget's contract. Without a model, the address keeps the state. */
 export const mount = (figure) => ({
@@ -245,52 +282,75 @@ export const mount = (figure) => ({
     const given = model ? model.get("state") : (JSON.parse(el.dataset.state || "{}"));
     const start = valid(figure, { ...defaults(figure), ...given });
     const address = () => new URLSearchParams(location.search).get(figure.name);
-    let state = !model && address() !== null ? decode(figure, address()) : { ...start };
+    const inAddress = () => (address() === null ? { ...start } : decode(figure, address()));
+    let state = model ? { ...start } : inAddress();
     let stale = true; // the state has changed, what is computed has not
     let work; // what is being computed: {state, steps}
     let seen = {}; // what was computed last: {state, result}
     let playing = false;
 
     const root = element("section", { class: "samkit-interactive", "aria-label": figure.title });
-    const panel = element("div", { class: "samkit-controls" });
+    const view = element("div", { class: "samkit-view" });
     const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     picture.setAttribute("role", "img");
-    const numbers = element("dl", { class: "samkit-numbers" });
+    view.append(picture);
+    const main = element("div", { class: "samkit-main" });
     const buttons = element("div", { class: "samkit-buttons" });
-    const view = element("div", { class: "samkit-view" });
-    view.append(picture, numbers);
-    root.append(element("p", { class: "samkit-title" }, figure.title), view, panel, buttons);
+    const words = element("p", { class: "samkit-words" });
+    const panel = element("div", { class: "samkit-controls" });
+    const numbers = element("dl", { class: "samkit-numbers" });
+    const more = element("details", { class: "samkit-more" });
+    const foot = element("div", { class: "samkit-buttons" });
+    more.append(element("summary", {}, "More controls and numbers"), panel, numbers, foot);
+    const spoken = element("div", { class: "samkit-spoken", role: "status" });
+    root.append(element("p", { class: "samkit-title" }, figure.title));
+    if (figure.tell) root.append(words);
+    root.append(view, main, buttons, more, spoken);
     el.replaceChildren(root);
 
+    let slider; // of the first control
+    const first = figure.main ?? [figure.controls[0].name];
     const shown = figure.controls
       .filter((c) => c.kind !== "hidden")
       .map((c) => {
-        const made = control(c, `${prefix}-${c.name}`, (value) =>
-          change(c.set ? c.set(state, value) : { [c.name]: value }),
-        );
-        panel.append(made.row);
+        const made = control(c, `${prefix}-${c.name}`, (value) => {
+          pause();
+          change(c.set ? c.set(state, value) : { [c.name]: value });
+        });
+        (first.includes(c.name) ? main : panel).append(made.row);
+        if (c.name === first[0]) slider = made.input;
         return () => made.show(c.get ? c.get(state) : state[c.name]);
       });
-    const button = (text, action) => {
+    const button = (text, action, row = buttons) => {
       const made = element("button", { type: "button" }, text);
       made.addEventListener("click", () => action(made));
-      buttons.append(made);
+      row.append(made);
       return made;
     };
     let play;
-    if (figure.tick) {
-      play = button("Play", () => (playing ? pause() : run()));
-      button("Step", () => { pause(); advance(); show(); });
+    if (figure.tick || figure.film) play = button("Play", () => (playing ? pause() : run()));
+    if (figure.tick) button("Step", () => { pause(); advance(); show(); }, foot);
+    const presets = (figure.presets ?? []).map((preset) => {
+      const wanted = valid(figure, { ...start, ...preset.state });
+      const made = button(preset.label, () => { pause(); change(wanted, true); });
+      const same = () => entries(figure).every((c) => wanted[c.name] === state[c.name]);
+      return () => made.setAttribute("aria-pressed", same());
+    });
+    button("Reset", () => { pause(); change(start, true); }, foot);
+    if (!model) {
+      button("Copy a link to this state", async (made) => {
+        keepNow();
+        await navigator.clipboard?.writeText(location.href);
+        made.textContent = navigator.clipboard ? "Copied" : "The link is in the address bar";
+        setTimeout(() => (made.textContent = "Copy a link to this state"), 2000);
+      }, foot);
     }
-    for (const preset of figure.presets ?? []) {
-      button(preset.label, () => change({ ...start, ...preset.state }, true));
-    }
-    button("Reset", () => { pause(); change(start, true); });
-    for (const part of root.querySelectorAll("input, select, button")) {
+    for (const part of root.querySelectorAll("input, select, button, summary")) {
       part.dataset.lmSuppressShortcuts = ""; // JupyterLab would keep the arrow keys for itself
     }
 
     let frame = 0;
+    let announce;
     function change(changes, again = false) {
       const next = valid(figure, { ...state, ...changes });
       const moved = entries(figure).filter((c) => next[c.name] !== state[c.name]);
@@ -299,6 +359,10 @@ export const mount = (figure) => ({
       stale ||= again || !moved.every((c) => c.keeps);
       frame ||= requestAnimationFrame(refresh);
       keep();
+      clearTimeout(announce);
+      announce = setTimeout(() => {
+        spoken.textContent = (figure.tell ?? figure.alt)(seen.state, seen.result);
+      }, QUIET);
     }
     const slices = figure.slices ?? function* (state) { return figure.compute(state); };
     /** Computes until a time in ms, or until what is seen is that of the state. */
@@ -321,22 +385,31 @@ export const mount = (figure) => ({
     function refresh() {
       frame = 0;
       compute(performance.now() + SLICE);
-      for (const update of shown) update();
-      if (seen !== drawn) show();
+      for (const update of [...shown, ...presets]) update();
+      if (seen.result !== undefined && seen !== drawn) show();
       root.setAttribute("aria-busy", !!work);
       if (work) frame = requestAnimationFrame(refresh);
+      else if (waitsForFilm) rollWhenSeen();
     }
-    function show() {
-      const { state, result } = (drawn = seen);
-      const width = clamp(view.clientWidth || 640, 280, 760);
+    function show(frozen = {}) {
+      drawn = seen;
+      const state = { ...seen.state, ...frozen };
+      const { result } = seen;
+      const width = clamp(view.clientWidth || 640, 280, 860);
       const { height, body } = figure.draw(state, result, width);
       picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
       picture.setAttribute("width", width);
       picture.setAttribute("height", height);
-      picture.setAttribute("aria-label", figure.alt(state, result));
+      picture.setAttribute("aria-label", figure.alt(seen.state, result));
       picture.innerHTML = body;
+      if (figure.tell) words.textContent = figure.tell(state, result);
+      if (figure.accent) root.style.setProperty("--accent", figure.accent(state, result));
+      if (figure.align && slider) {
+        const { left, right } = figure.align(width);
+        Object.assign(slider.style, { marginLeft: `${left - 11}px`, width: `${right - left + 22}px` });
+      }
       numbers.replaceChildren(
-        ...figure.say(state, result).map(([name, text]) => {
+        ...figure.say(seen.state, result).map(([name, text]) => {
           const pair = element("div");
           pair.append(element("dt", {}, name), element("dd", {}, text));
           return pair;
@@ -351,14 +424,15 @@ export const mount = (figure) => ({
         return;
       }
       clearTimeout(waiting); // browsers limit how often an address may change
-      waiting = setTimeout(() => {
-        const address = new URL(location.href);
-        const text = encode(figure, state);
-        const plain = encode(figure, start);
-        if (text === plain) address.searchParams.delete(figure.name);
-        else address.searchParams.set(figure.name, text);
-        history.replaceState(history.state, "", address);
-      }, 250);
+      waiting = setTimeout(keepNow, 250);
+    }
+    function keepNow() {
+      clearTimeout(waiting);
+      const address = new URL(location.href);
+      const text = encode(figure, state);
+      if (text === encode(figure, start)) address.searchParams.delete(figure.name);
+      else address.searchParams.set(figure.name, text);
+      if (address.href !== location.href) history.replaceState(history.state, "", address);
     }
     /** One frame further, without drawing it; false at the end. */
     function advance() {
@@ -372,13 +446,20 @@ export const mount = (figure) => ({
       playing = true;
       play.textContent = "Pause";
       // who prefers little motion gets a picture a second
-      const between = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 0;
-      let last = -Infinity;
+      const between = calm() ? 1000 : 0;
+      let [began, last] = [undefined, -Infinity];
       const next = (now) => {
         if (!playing || !root.isConnected) return;
-        if (!advance()) return pause();
+        began ??= now;
+        const frozen = figure.film?.((now - began) / 1000);
+        if (figure.film ? !frozen : !advance()) {
+          pause();
+          if (figure.film) change(start); // where the film ends
+          return;
+        }
         if (now >= last + between) {
-          show();
+          show(frozen);
+          if (frozen && slider) Object.assign(slider, { step: "any", value: frozen.at });
           last = now;
         }
         requestAnimationFrame(next);
@@ -386,11 +467,31 @@ export const mount = (figure) => ({
       requestAnimationFrame(next);
     }
     function pause() {
+      waitsForFilm = false;
       if (!playing) return;
       playing = false;
       play.textContent = "Play";
+      if (slider) slider.step = 1;
+      for (const update of shown) update();
       show();
     }
+    // A film is shown once by itself, when the picture is in sight, to who does not mind motion and
+    // has not come for another state.
+    let waitsForFilm = !model && !!figure.film && !calm() && address() === null;
+    let inSight;
+    function rollWhenSeen() {
+      waitsForFilm = false;
+      inSight = new IntersectionObserver(([{ isIntersecting }]) => {
+        if (!isIntersecting) return;
+        inSight.disconnect();
+        run();
+      }, { threshold: 0.4 });
+      inSight.observe(picture);
+    }
+    root.addEventListener("pointerdown", (event) => {
+      inSight?.disconnect();
+      if (event.target !== play) pause();
+    });
 
     let held;
     picture.addEventListener("pointerdown", (event) => {
@@ -416,13 +517,17 @@ export const mount = (figure) => ({
     picture.addEventListener("pointercancel", drop);
 
     model?.on("change:state", () => change(model.get("state")));
-    const resized = new ResizeObserver(show);
+    const back = () => change(inAddress());
+    if (!model) addEventListener("popstate", back);
+    const resized = new ResizeObserver(() => !playing && seen.result !== undefined && show());
     resized.observe(view);
-    compute(Infinity);
+    if (!figure.patient) compute(Infinity);
     refresh();
     keep();
     return () => {
       playing = false;
+      removeEventListener("popstate", back);
+      inSight?.disconnect();
       resized.disconnect();
     };
   },
