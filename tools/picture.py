@@ -1,12 +1,16 @@
-"""Draw the README's picture: `python -m tools.picture` writes book/_static/readme.svg."""
+"""Draw the pictures by which others know the book: `python -m tools.picture` writes the README's,
+book/_static/readme.svg, and that of a link to a page, book/_static/card.png.
+"""
 
 from __future__ import annotations
 
 from samkit.diagonal import SparseRegression, flow
 from samkit.paper import figures
+from tools import browser, interactive
 from tools.book import ROOT
 
 PATH = ROOT / "book" / "_static" / "readme.svg"
+CARD = ROOT / "book" / "_static" / "card.png"
 GROUP_SIZES = [1, 2, 4, 5, 10, 20]
 
 
@@ -34,6 +38,22 @@ def draw() -> str:
     return f"{head}>{ground}{rest}".replace("currentColor", "#222222")
 
 
+def card() -> bytes:
+    """The landing figure under the book's title, 1200 by 630 pixels, as a PNG."""
+    page = f"""<!doctype html><title>card</title><style>
+        body {{ font: 27px Georgia, serif; margin: 38px 90px; color: #222; background: #fff }}
+        h1 {{ font-size: 44px; margin: 0 0 6px }} p {{ margin: 0 0 10px }}
+        svg {{ width: 800px; display: block; margin: auto }}</style>
+        <h1>Sharpness-aware minimization, understood</h1>
+        <p>What matters is how many examples share a step uphill.</p>
+        {interactive.picture("effect")}"""
+    with browser.chromium() as running:
+        tab = running.new_page(viewport={"width": 1200, "height": 630})
+        tab.set_content(page)
+        return tab.screenshot()
+
+
 if __name__ == "__main__":
     PATH.write_text(draw(), encoding="utf-8")
-    print(PATH.relative_to(ROOT))
+    CARD.write_bytes(card())
+    print(PATH.relative_to(ROOT), CARD.relative_to(ROOT))

@@ -34,9 +34,10 @@ def links(docname: str) -> dict[str, str]:
     notebook = f"notebooks/{Path(docname).name}.ipynb"
     if not docname.startswith("book/") or not (ROOT / notebook).exists():
         return {}
-    name_of_project = repository().removeprefix("https://github.com/")
+    owner_and_name = repository().removeprefix("https://github.com/")
+    quoted = quote(notebook, safe="")
     return {
-        name: url.format(repository=name_of_project, notebook=notebook, quoted=quote(notebook, safe=""))
+        name: url.format(repository=owner_and_name, notebook=notebook, quoted=quoted)
         for name, (url, _) in PLACES.items()
     }
 

@@ -1,4 +1,4 @@
-"""Roles for the places outside that the book leads to: {paper}, {authors}, {repository}, {colab}."""
+"""Roles for the places that the book leads to: {paper}, {authors}, {repository}, {colab}."""
 
 from __future__ import annotations
 

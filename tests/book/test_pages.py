@@ -76,6 +76,47 @@ def test_page(page, site, path):
     a_chapter_and_only_a_chapter_opens_elsewhere(page, path)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_landing_figure_and_its_slider_are_in_the_first_screen(chromium, site, width, height):
+    tab = chromium.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    tab.goto(site + "book/index.html")
+    mounted(tab)
+    expect(tab.locator("#effect .samkit-interactive")).to_have_attribute("aria-busy", "false")
+    drawing = tab.locator("#effect svg[role=img]").bounding_box()
+    slider = tab.locator("#effect .samkit-main input")
+    below = slider.bounding_box()
+    assert drawing["y"] > 0 and below["y"] + below["height"] <= height
+    assert drawing["y"] + drawing["height"] <= below["y"]
+    # nothing but m is in sight
+    assert tab.locator("#effect input:visible").count() == 1
+    words = tab.locator("#effect .samkit-words")
+    expect(words).to_contain_text("10 times lower than with plain training")
+    slider.press("Home")
+    expect(words).to_contain_text("no better than with plain training")
+    tab.close()
+
+
+def test_the_root_is_a_page_with_a_title(chromium, site):
+    source = (book.HTML / "index.html").read_text(encoding="utf-8")
+    assert "<title>SAM, understood</title>" in source and 'name="description"' in source
+    tab = chromium.new_page()
+    tab.goto(site)
+    tab.wait_for_url("**/book/index.html")
+    tab.close()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_link_to_the_page_shows_words_and_a_picture(path):
+    source = (book.HTML / path).read_text(encoding="utf-8")
+    (words,) = re.findall(r'<meta name="description" content="([^"]*)"', source)
+    assert 40 <= len(words) <= 230
+    tags = dict(re.findall(r'<meta property="(og:[\w:]+)" content="([^"]*)"', source))
+    assert tags["og:description"] == words and tags["og:title"] and tags["og:image:alt"]
+    picture = book.HTML / path
+    assert (picture.parent / tags["og:image"]).resolve().is_file()
+    assert "Report a mistake on this page" in source
+
+
 def mounted(page):
     """Waits until every interactive figure is in its picture's place."""
     assert page.locator("script[type*='jupyter.widget']").count() == 0

@@ -17,7 +17,8 @@ from tools.book import ROOT
 from tools.interactive import computed
 
 CELLS = {
-    "show": 'from samkit.paper import interactive\n\nfigure = interactive.figure("effect", m=4)\nfigure',
+    "show": "from samkit.paper import interactive\n\n"
+    'figure = interactive.figure("diagonal-lab", m=4)\nfigure',
     "read": 'print("m is", figure.state["m"], "rho is", figure.state["rho"])',
     "set": 'figure.state = {**figure.state, "m": 8, "rho": 0.3}',
     "controls": """from samkit.paper import interactive
@@ -118,23 +119,24 @@ def test_python_and_the_hand_move_the_same_figure(notebook):
     figure.wait_for(timeout=30_000)
     drawing = figure.locator("svg[role=img]")
     m, rho = (figure.locator(f"[id$='-{name}']") for name in ("m", "rho"))
-    expect(drawing).to_have_attribute("aria-label", computed("effect", {"m": 4})["alt"])
-    expect(run(notebook, "read")).to_have_text("m is 4 rho is 0.15")
+    expect(drawing).to_have_attribute("aria-label", computed("diagonal-lab", {"m": 4})["alt"])
+    expect(run(notebook, "read")).to_have_text("m is 4 rho is 0.14")
 
     # the hand moves the figure, and Python's state follows
+    figure.locator(".samkit-more").evaluate("details => (details.open = true)")
     m.focus()
     notebook.keyboard.press("ArrowRight")
     notebook.keyboard.press("ArrowRight")
     rho.focus()
     notebook.keyboard.press("Home")
     state = {"m": 6, "rho": 0}
-    expect(drawing).to_have_attribute("aria-label", computed("effect", state)["alt"])
+    expect(drawing).to_have_attribute("aria-label", computed("diagonal-lab", state)["alt"])
     expect(run(notebook, "read")).to_have_text("m is 6 rho is 0")
 
     # Python sets the state, and the figure follows
     run(notebook, "set")
     state = {"m": 8, "rho": 0.3}
-    expect(drawing).to_have_attribute("aria-label", computed("effect", state)["alt"])
+    expect(drawing).to_have_attribute("aria-label", computed("diagonal-lab", state)["alt"])
     expect(m).to_have_attribute("aria-valuetext", "8")
     expect(run(notebook, "read")).to_have_text("m is 8 rho is 0.3")
 

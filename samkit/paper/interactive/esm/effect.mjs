@@ -181,7 +181,7 @@ const figure = {
   controls: [
     {
       name: "m",
-      label: "m, the number of examples that share a step uphill",
+      label: "m: how many examples share a step uphill",
       kind: "range",
       stops: STOPS,
       value: 1,

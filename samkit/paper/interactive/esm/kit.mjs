@@ -332,11 +332,11 @@ export const mount = (figure) => ({
     if (figure.tick) button("Step", () => { pause(); advance(); show(); }, foot);
     const presets = (figure.presets ?? []).map((preset) => {
       const wanted = valid(figure, { ...start, ...preset.state });
-      const made = button(preset.label, () => { pause(); change(wanted, true); });
+      const made = button(preset.label, () => { pause(); change(wanted, !!figure.tick); });
       const same = () => entries(figure).every((c) => wanted[c.name] === state[c.name]);
       return () => made.setAttribute("aria-pressed", same());
     });
-    button("Reset", () => { pause(); change(start, true); }, foot);
+    button("Reset", () => { pause(); change(start, !!figure.tick); }, foot);
     if (!model) {
       button("Copy a link to this state", async (made) => {
         keepNow();
@@ -360,9 +360,11 @@ export const mount = (figure) => ({
       frame ||= requestAnimationFrame(refresh);
       keep();
       clearTimeout(announce);
-      announce = setTimeout(() => {
-        spoken.textContent = (figure.tell ?? figure.alt)(seen.state, seen.result);
-      }, QUIET);
+      announce = setTimeout(speak, QUIET);
+    }
+    function speak() {
+      if (work || stale) announce = setTimeout(speak, QUIET);
+      else spoken.textContent = (figure.tell ?? figure.alt)(seen.state, seen.result);
     }
     const slices = figure.slices ?? function* (state) { return figure.compute(state); };
     /** Computes until a time in ms, or until what is seen is that of the state. */
@@ -468,6 +470,7 @@ export const mount = (figure) => ({
     }
     function pause() {
       waitsForFilm = false;
+      inSight?.disconnect();
       if (!playing) return;
       playing = false;
       play.textContent = "Play";
@@ -488,10 +491,11 @@ export const mount = (figure) => ({
       }, { threshold: 0.4 });
       inSight.observe(picture);
     }
-    root.addEventListener("pointerdown", (event) => {
-      inSight?.disconnect();
-      if (event.target !== play) pause();
-    });
+    for (const kind of ["pointerdown", "keydown"]) {
+      root.addEventListener(kind, (event) => {
+        if (figure.film && event.target !== play) pause();
+      });
+    }
 
     let held;
     picture.addEventListener("pointerdown", (event) => {
