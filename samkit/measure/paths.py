@@ -141,13 +141,7 @@ def _measured(
     measure: Callable[[nn.Module], Any],
     statistics: Iterable[Any] | None,
 ) -> list[Any]:
-    anew = [
-        name
-        for name, m in model.named_modules()
-        if isinstance(m, _BatchNorm)
-        and m.track_running_stats
-        and (m.training or not model.training)
-    ]
+    anew = _unfrozen(model)
     if anew and statistics is None:
         raise ValueError(
             "the model has BatchNorm: pass statistics, batches of inputs to estimate its running "
@@ -164,7 +158,7 @@ def _measured(
                 raise ValueError(f"the model has no {sorted(unknown)}")
             net.load_state_dict({k: point.get(k, v) for k, v in state.items()})
             if anew:
-                _estimate([net.get_submodule(name) for name in anew], net, statistics or ())
+                estimate_statistics(net, statistics or ())
             with torch.no_grad():
                 results.append(measure(net))
     finally:
@@ -182,16 +176,28 @@ def _copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _estimate(norms: list[Any], net: nn.Module, statistics: Iterable[Any]) -> None:
-    """Running statistics of these modules, the mean over all batches; every other mode holds."""
+def _unfrozen(net: nn.Module) -> list[Any]:
+    """BatchNorm with running statistics, but for one in eval mode within a net in train mode."""
+    norms = (m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats)
+    return [m for m in norms if m.training >= net.training]
+
+
+@torch.no_grad()
+def estimate_statistics(net: nn.Module, batches: Iterable[Any]) -> None:
+    """Sets BatchNorm's running statistics to the means over these batches, in place.
+
+    Every other module, and a BatchNorm that is in eval mode within a network in train mode, stays
+    in its mode and as it is: unlike in ``torch.optim.swa_utils.update_bn``, which trains them all.
+    ``batches``: inputs, or pairs that begin with them. Raises ValueError if there are none.
+    """
+    norms = _unfrozen(net)
     before = [(m.training, m.momentum) for m in norms]
     for m in norms:
         m.reset_running_stats()
         m.training, m.momentum = True, None  # the plain mean
-    with torch.no_grad():
-        for batch in statistics:
-            net(batch[0] if isinstance(batch, tuple | list) else batch)
-    if any(m.num_batches_tracked == 0 for m in norms):
-        raise ValueError("statistics has no batch: pass at least one batch of inputs")
+    for batch in batches if norms else ():
+        net(batch[0] if isinstance(batch, tuple | list) else batch)
     for m, (training, momentum) in zip(norms, before, strict=True):
         m.training, m.momentum = training, momentum
+    if any(m.num_batches_tracked == 0 for m in norms):
+        raise ValueError("statistics has no batch: pass at least one batch of inputs")

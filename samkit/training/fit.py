@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
@@ -22,10 +22,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
 
 from samkit import passes
 from samkit.errors import Diverged, NonFinite, Unsupported
+from samkit.measure.paths import estimate_statistics
 from samkit.msam import msam_grad
 from samkit.msam.batch import Batch, LossFn, per_example
 from samkit.optim import SAM
@@ -175,7 +176,11 @@ class Fit:
     """What came of a training: metrics by name, one number for each evaluated epoch.
 
     ``history["epoch"]`` counts finished epochs. "batch_loss" is the mean loss seen by the steps;
-    "<set>_loss" and "<set>_error" (a share) were evaluated after the epoch, in eval mode.
+    "<set>_loss" and "<set>_error" were evaluated after the epoch, in eval mode. The error is the
+    share of labels whose class has not the largest output, pixels or tokens counted one by one,
+    those with a label that is no class (such as -100) left out. It is there where the targets are
+    whole numbers and the outputs have one dimension more, of at least two classes: the second one,
+    as for ``torch.nn.functional.cross_entropy``, or else the last.
     ``averaged`` is SWA's network, None without.
     """
 
@@ -190,6 +195,23 @@ class Fit:
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """One loss per example, (b,)."""
     return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def wrong(outputs: Any, targets: Any) -> Tensor | None:
+    """1 where the largest output is not that of the target's class, else 0; nan for no class.
+
+    Of the targets' shape; None where they are not classes: see :class:`Fit`.
+    """
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        return None
+    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1:
+        return None
+    for axis in (1, -1):
+        classes = outputs.shape[axis]
+        if outputs.movedim(axis, -1).shape[:-1] == targets.shape and classes > 1:
+            no_class = (targets < 0) | (targets >= classes)
+            return (outputs.argmax(axis) != targets).float().masked_fill(no_class, math.nan)
+    return None
 
 
 def forward_precision(device: torch.device) -> AbstractContextManager:
@@ -213,11 +235,16 @@ def fit(
 ) -> Fit:
     """Trains ``net`` in place, on the device that it is on.
 
+    A module that is in eval mode within a network in train mode stays so, such as a frozen
+    BatchNorm; a network that is in eval mode itself is trained in train mode. At the end all
+    modules are in the modes they were in.
+
     Args:
         train: x (n, ...) and y (n,); moved to the network's device once.
         evaluate: more sets to evaluate, by name, such as {"test": (x, y)}. "train" always is.
         noisy: bool (n,), which training labels are wrong: then "train_clean_error" and
-            "train_noisy_error" are noted as well (against the labels trained on).
+            "train_noisy_error" are noted as well (against the labels trained on). Targets must be
+            classes then.
         loss_fn: loss_fn(net(x), y) -> one loss per example.
         augment: called as augment(inputs, generator=g) for each batch, on the device, with a
             torch.Generator of that device.
@@ -266,37 +293,38 @@ def fit(
     noisy = None if noisy is None else noisy.to(device)
     x, y = sets["train"]
 
-    run = _Run(net, recipe, loss_fn, augment, device, ranks)
-    result, first = Fit(), 0
-    if checkpoint is not None:
-        checkpoint = Path(checkpoint)
-        run.belongs = _belongs(recipe, train, net)
-        first = run.load(checkpoint, result)
-    rng = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with rng, _own_stream(device) if device.type == "cuda" else nullcontext():
-        run.check_loss(x, y)
-        for epoch in range(first, recipe.epochs):
-            try:
-                batch_loss = run.epoch(epoch, x, y)
-                metrics = {"epoch": epoch + 1, "batch_loss": batch_loss}
-                if (epoch + 1) % evaluate_every == 0 or epoch + 1 == recipe.epochs:
-                    metrics |= run.evaluate(sets, noisy, epoch)
-                    result.note(metrics)
-            except Diverged as error:
-                error.history = result.history
-                kept = checkpoint is not None and checkpoint.exists()
-                error.args = (f"{error}{f' ({checkpoint} holds an earlier epoch)' * kept}",)
-                raise
-            due = (epoch + 1) % checkpoint_every == 0 or epoch + 1 == recipe.epochs
-            if checkpoint is not None and due:
-                run.save(checkpoint, epoch + 1, result)
-            if (raised := run.told(progress, epoch + 1, metrics)) is not None:
-                if checkpoint is not None and not due:
+    with _in_mode(net, training=True):
+        run = _Run(net, recipe, loss_fn, augment, device, ranks)
+        result, first = Fit(), 0
+        if checkpoint is not None:
+            checkpoint = Path(checkpoint)
+            run.belongs = _belongs(recipe, train, net)
+            first = run.load(checkpoint, result)
+        rng = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with rng, _own_stream(device) if device.type == "cuda" else nullcontext():
+            run.check_loss(x, y, noisy)
+            for epoch in range(first, recipe.epochs):
+                try:
+                    batch_loss = run.epoch(epoch, x, y)
+                    metrics = {"epoch": epoch + 1, "batch_loss": batch_loss}
+                    if (epoch + 1) % evaluate_every == 0 or epoch + 1 == recipe.epochs:
+                        metrics |= run.evaluate(sets, noisy, epoch)
+                        result.note(metrics)
+                except Diverged as error:
+                    error.history = result.history
+                    kept = checkpoint is not None and checkpoint.exists()
+                    error.args = (f"{error}{f' ({checkpoint} holds an earlier epoch)' * kept}",)
+                    raise
+                due = (epoch + 1) % checkpoint_every == 0 or epoch + 1 == recipe.epochs
+                if checkpoint is not None and due:
                     run.save(checkpoint, epoch + 1, result)
-                raise raised
-        if run.averaged is not None:
-            update_bn(x.split(EVALUATED), run.averaged)
-            result.averaged = run.averaged
+                if (raised := run.report(progress, epoch + 1, metrics)) is not None:
+                    if checkpoint is not None and not due:
+                        run.save(checkpoint, epoch + 1, result)
+                    raise raised
+            if run.averaged is not None:
+                estimate_statistics(run.averaged, x.split(EVALUATED))
+                result.averaged = run.averaged
     return result
 
 
@@ -336,6 +364,7 @@ class _Run:
         self.device, self.generator, self.ranks = device, torch.Generator(device), ranks
         # what averages the gradients of a backward pass over the processes
         self.model = net if ranks.count == 1 else DistributedDataParallel(net)
+        self.modes = [(module, module.training) for module in net.modules()]
         self.params = [p for p in net.parameters() if p.requires_grad]
         in_loss = recipe.weight_decay if recipe.decay_in_ascent else 0.0
         self.decay = in_loss
@@ -351,11 +380,16 @@ class _Run:
         self.belongs: dict[str, str] = {}  # what a checkpoint is of
 
     @torch.no_grad()
-    def check_loss(self, x: Tensor, y: Tensor) -> None:
-        """ValueError unless the loss is one per example, on the first examples in eval mode."""
+    def check_loss(self, x: Tensor, y: Tensor, noisy: Tensor | None) -> None:
+        """ValueError unless the loss is one per example, and the noisy labels are classes."""
         few = Batch(x[:2], y[:2])
-        with _evaluating(self.net), self._autocast():
+        with _in_mode(self.net, training=False), self._autocast():
             per_example(self.loss_fn, self.net, few)
+            if noisy is not None and wrong(few.call(self.net), few.targets) is None:
+                raise ValueError(
+                    "noisy says which labels are wrong, but these targets are no classes of the "
+                    "network's outputs: leave it out"
+                )
 
     # one epoch
 
@@ -374,7 +408,8 @@ class _Run:
 
         gradient = self._gradient(rule)
         losses = torch.zeros(batches, device=self.device)
-        self.net.train()
+        for module, training in self.modes:  # progress may have changed them
+            module.training = training
         for k in range(batches):
             for group in self.sgd.param_groups:
                 group["lr"] = self.recipe.rate(epoch * batches + k, self.recipe.epochs * batches)
@@ -501,7 +536,7 @@ class _Run:
     def _autocast(self) -> AbstractContextManager:
         return forward_precision(self.device)
 
-    def told(
+    def report(
         self, progress: Progress | None, epochs: int, metrics: Mapping[str, float]
     ) -> BaseException | None:
         """What ``progress``, called by the first process, raises: in all of them."""
@@ -519,26 +554,25 @@ class _Run:
     def evaluate(
         self, sets: Mapping[str, Examples], noisy: Tensor | None, epoch: int
     ) -> dict[str, float]:
-        """Mean loss and share of errors of each set."""
-        found: dict[str, Tensor] = {}
-        with _evaluating(self.net), self._autocast():
+        """Mean loss of each set, and the share of errors where its targets are classes."""
+        values: dict[str, Tensor] = {}
+        with _in_mode(self.net, training=False), self._autocast():
             for name, (x, y) in sets.items():
-                parts = [
-                    (self.loss_fn(z, part_y), z.argmax(-1) != part_y)
-                    for z, part_y in (
-                        (self.net(part_x), part_y)
-                        for part_x, part_y in zip(
-                            x.split(EVALUATED), y.split(EVALUATED), strict=True
-                        )
-                    )
-                ]
-                losses = torch.cat([losses for losses, _ in parts])
-                wrong = torch.cat([wrong for _, wrong in parts]).float()
-                found[f"{name}_loss"], found[f"{name}_error"] = losses.mean(), wrong.mean()
+                losses, errors = [], []
+                for part, targets in zip(x.split(EVALUATED), y.split(EVALUATED), strict=True):
+                    outputs = self.net(part)
+                    losses.append(self.loss_fn(outputs, targets))
+                    if (part_errors := wrong(outputs, targets)) is not None:
+                        errors.append(part_errors)
+                values[f"{name}_loss"] = torch.cat(losses).mean()
+                if not errors:
+                    continue
+                error = torch.cat(errors)
+                values[f"{name}_error"] = error.nanmean()
                 if name == "train" and noisy is not None:
-                    found["train_clean_error"] = wrong[~noisy].mean()
-                    found["train_noisy_error"] = wrong[noisy].mean()
-        metrics = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+                    values["train_clean_error"] = error[~noisy].nanmean()
+                    values["train_noisy_error"] = error[noisy].nanmean()
+        metrics = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
         if not math.isfinite(metrics["train_loss"]):
             last = (epoch + 1) * (len(sets["train"][1]) // self.recipe.batch_size) - 1
             raise _diverged(epoch, last, "the loss after the epoch is inf or nan")
@@ -572,8 +606,8 @@ class _Run:
         state = self.ranks.from_first(state)
         if state is None:
             return 0
-        for what, found in self.belongs.items():
-            if state.get(what) != found:
+        for what, own in self.belongs.items():
+            if state.get(what) != own:
                 raise ValueError(
                     f"{path} is the checkpoint of another {what}; remove it, or name another file"
                 )
@@ -667,7 +701,7 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch has no one type for files that are not whole
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise ValueError(
-        f"{path} is no whole checkpoint ({reason}): delete it to start from the beginning"
+        f"{path} is damaged or no checkpoint ({reason}): delete it to start from the beginning"
     )
 
 
@@ -691,13 +725,16 @@ def _put(x: Tensor, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    modes: Sequence[tuple[nn.Module, bool]] = [
-        (module, module.training) for module in net.modules()
-    ]
-    net.eval()
+def _in_mode(net: nn.Module, *, training: bool) -> Iterator[None]:
+    """All modules in eval mode; or in train mode, if the network is not in train mode already.
+
+    Afterwards each is in the mode it was in.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    if not (training and net.training):
+        net.train(training)
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, before in modes:
+            module.training = before

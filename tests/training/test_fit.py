@@ -328,7 +328,7 @@ def test_a_damaged_checkpoint_says_to_delete_it(tmp_path, examples, content):
         torch.save({"net": net().state_dict()}, file)
         content = file.read_bytes()[: file.stat().st_size // 2]
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"saved.pt is no whole checkpoint \(.+\): delete it"):
+    with pytest.raises(ValueError, match=r"saved.pt is damaged or no checkpoint \(.+\): delete it"):
         fit(net(), Recipe(**SHORT), examples, checkpoint=file)
 
 
@@ -460,6 +460,129 @@ def test_global_random_numbers_and_modes_are_put_back(examples):
     after = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(3))
+    assert [m.training for m in network] == [True, False, True]
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "SAM", "rho": 0.1}, {"swa_from": 1}])
+def test_a_frozen_batchnorm_stays_frozen(examples, settings):
+    x, y = examples
+    network = batch_norm_net()
+    network[1].eval().requires_grad_(False)
+    network[1].running_mean.fill_(0.5)
+    frozen = {k: v.clone() for k, v in network[1].state_dict().items()}
+    modes = []
+    result = fit(
+        network,
+        Recipe(**SHORT, **settings),
+        (x, y),
+        progress=lambda *_: (modes.append(network[1].training), network.train()),
+    )
+    assert modes == [False] * 3, "also where progress puts it into train mode"
+    assert not network[1].training and network.training
+    assert all(torch.equal(network[1].state_dict()[k], v) for k, v in frozen.items())
+    if result.averaged is not None:
+        averaged = result.averaged.module[1].state_dict()
+        assert all(torch.equal(averaged[k], v) for k, v in frozen.items())
+
+
+def test_a_network_in_eval_mode_is_trained_in_train_mode_and_given_back_in_eval_mode(examples):
+    one, two = batch_norm_net(), batch_norm_net().eval()
+    for network in (one, two):
+        fit(network, Recipe(**SHORT), examples)
+    assert torch.equal(weights(one), weights(two))
+    assert one.training and not any(m.training for m in two.modules())
+    with pytest.raises(ZeroDivisionError):
+        fit(two, Recipe(**SHORT), examples, progress=lambda *_: 1 / 0)
+    assert not any(m.training for m in two.modules())
+
+
+def outputs_and_targets():
+    """By name: outputs, targets, and the share of errors counted one by one; None for none."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    def labels(classes, *shape):
+        return torch.randint(classes, shape, generator=generator)
+
+    square, pixels = random(6, 5, 8, 8), labels(5, 6, 8, 8)
+    by_pixel = [
+        int(max(range(5), key=lambda c: square[k, c, i, j])) != int(pixels[k, i, j])
+        for k in range(6)
+        for i in range(8)
+        for j in range(8)
+    ]
+    masked = pixels.clone()
+    masked[:, :2] = -100
+    tokens, words = random(6, 4, 9), labels(9, 6, 4)
+    return {
+        "classes": (random(6, 3), labels(3, 6), 0.5),
+        "square images": (square, pixels, np.mean(by_pixel)),
+        "pixels without a label": (
+            square,
+            masked,
+            np.mean(np.reshape(by_pixel, (6, 8, 8))[:, 2:]),
+        ),
+        "tokens": (tokens, words, float((tokens.argmax(2) != words).double().mean())),
+        "regression": (random(6, 1), random(6, 1), None),
+        "regression on whole numbers": (random(6, 1), labels(9, 6), None),
+        "soft labels": (random(6, 3), random(6, 3).softmax(1), None),
+        "several labels at once": (random(6, 3), labels(2, 6, 3), None),
+        "one logit": (random(6), labels(2, 6), None),
+        "a dict": ({"logits": random(6, 3)}, labels(3, 6), None),
+    }
+
+
+@pytest.mark.parametrize("task", outputs_and_targets())
+def test_the_error_is_that_of_the_task_or_absent(task):
+    outputs, targets, expected = outputs_and_targets()[task]
+    if task == "classes":
+        expected = float((outputs.argmax(1) != targets).double().mean())
+
+    class Table(torch.nn.Module):
+        """Gives the outputs of the examples whose numbers are its inputs."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, rows):
+            def at(t):
+                return t[rows] * (1 + 0 * self.scale)
+
+            return {k: at(v) for k, v in outputs.items()} if task == "a dict" else at(outputs)
+
+    def loss(z, y):
+        z = z["logits"] if isinstance(z, dict) else z
+        return z.flatten(1).mean(1) if z.dim() > 1 else z
+
+    recipe = Recipe(epochs=1, batch_size=3)
+    history = fit(Table(), recipe, (torch.arange(6), targets), loss_fn=loss).history
+    assert history["train_loss"]
+    if expected is None:
+        assert "train_error" not in history
+    else:
+        assert history["train_error"][0] == pytest.approx(expected)
+    noisy = torch.arange(6) < 3
+    if expected is None:
+        with pytest.raises(ValueError, match="these targets are no classes"):
+            fit(Table(), recipe, (torch.arange(6), targets), loss_fn=loss, noisy=noisy)
+    else:
+        history = fit(
+            Table(), recipe, (torch.arange(6), targets), loss_fn=loss, noisy=noisy
+        ).history
+        halves = history["train_clean_error"][0], history["train_noisy_error"][0]
+        assert np.mean(halves) == pytest.approx(expected)
+
+
+def test_statistics_of_the_average_are_those_of_its_own_weights(examples):
+    """Estimated by the averaged network itself, with dropout as it is in the network's mode."""
+    x, y = examples
+    averaged = fit(batch_norm_net(), Recipe(**SHORT, swa_from=1), (x, y)).averaged
+    h = averaged.module[0](x)
+    torch.testing.assert_close(averaged.module[1].running_mean, h.mean(0))
+    torch.testing.assert_close(averaged.module[1].running_var, h.var(0))
 
 
 @pytest.mark.parametrize(
