@@ -24,8 +24,8 @@ from urllib.request import urlopen
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from tools.book import BUILD, ROOT, BuildFailed, run
-from tools.notebooks import chapters, notebook_path
+from tools.notebooks import notebook_path
+from tools.tree import BUILD, ROOT, BuildFailed, chapters, end
 
 PACKAGES = ROOT / "tests" / "colab" / "packages.txt"
 
@@ -173,4 +173,4 @@ def main(python: str, packages: str = str(PACKAGES)) -> None:
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         raise SystemExit(__doc__)
-    run(lambda: main(*sys.argv[1:]))
+    end(lambda: main(*sys.argv[1:]))

@@ -12,7 +12,6 @@ where it stopped, and what has not changed is not run again. `run ID ...` runs t
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import datetime
 import hashlib
@@ -32,6 +31,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tools.meaning import statements
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "tests" / "mutants.toml"
@@ -75,24 +76,18 @@ class Mutant:
         else:
             before = (ROOT / self.file).read_text(encoding="utf-8")
             after = self.applied(before)
-        old, new = map(definitions, (before, after))
+        old, new = map(statements, (before, after))
         return [text for text in old if text not in new] + [text for text in new if text not in old]
 
 
-def definitions(program: str) -> list[str]:
-    """The statements of a program as what they do: without layout, comments and docstrings."""
-    tree = ast.parse(program)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            node.body[0] = ast.Pass()
-    return [ast.unparse(statement) for statement in tree.body]
-
-
 @cache
-def statements(chapter: str) -> list[str]:
-    from samkit.paper import checking
+def checks(chapter: str) -> dict[str, str]:
+    """Row -> the statement of a chapter that checks it."""
+    from samkit.paper import checking, claims
 
-    return definitions(checking.source(chapter))
+    code = statements(checking.source(chapter))
+    rows = [row.id for row in claims.ledger().values() if row.chapter == chapter]
+    return {row: text for row in rows for text in code if f"Constant(value='{row}')" in text}
 
 
 def catalogue() -> dict[str, Mutant]:
@@ -126,8 +121,7 @@ def fingerprint(mutant: Mutant) -> str:
     parts = [mutant.id, *mutant.changed()]
     for row in mutant.rows:
         claim = claims.find(row)
-        parts += [text for text in statements(claim.chapter) if f"check('{row}'" in text]
-        parts.append(claim.criterion)
+        parts += [checks(claim.chapter)[row], claim.criterion]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -7,26 +7,16 @@ except those of cells tagged `nbval-check-output`, which nbval compares on every
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
-import sys
 import tomllib
 from pathlib import Path
 
 import jupytext
 import nbformat
 
-from tools.book import (
-    ROOT,
-    BuildFailed,
-    execute_stale,
-    is_notebook,
-    kept_execution,
-    run,
-    toc_pages,
-    write_whole,
-)
+from tools.execute import execute_stale, kept_execution
+from tools.tree import ROOT, BuildFailed, chapters, run, write_whole
 
 FOLDER = ROOT / "notebooks"
 COMPARED = "nbval-check-output"
@@ -49,11 +39,6 @@ if "google.colab" in sys.modules:
 
     output.enable_custom_widget_manager()
 """
-
-
-def chapters() -> list[Path]:
-    """The pages of the book that are notebooks."""
-    return [page for page in toc_pages() if is_notebook(page)]
 
 
 def notebook_path(page: Path) -> Path:
@@ -113,7 +98,7 @@ def executed_outputs(page: Path) -> dict[str, list]:
 
 
 def write() -> None:
-    asyncio.run(execute_stale(chapters()))
+    execute_stale(chapters())
     for stale in set(FOLDER.glob("*.ipynb")) - {notebook_path(page) for page in chapters()}:
         stale.unlink()
     for page in chapters():
@@ -135,7 +120,4 @@ def check() -> None:
 
 
 if __name__ == "__main__":
-    commands = {"write": write, "check": check}
-    if len(sys.argv) != 2 or sys.argv[1] not in commands:
-        raise SystemExit(__doc__)
-    run(commands[sys.argv[1]])
+    run({"write": write, "check": check}, __doc__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from samkit.diagonal import SparseRegression, flow
 from samkit.paper import figures
 from tools import browser, interactive
-from tools.book import ROOT
+from tools.tree import ROOT
 
 PATH = ROOT / "book" / "_static" / "readme.svg"
 CARD = ROOT / "book" / "_static" / "card.png"

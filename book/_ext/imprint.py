@@ -1,6 +1,6 @@
 """The foot of every page: the version of samkit, and the day of the commit it was built from.
 
-tools/book.py passes the day on in SOURCE_DATE_EPOCH, so the same commit gives the same pages.
+tools/render.py passes the day on in SOURCE_DATE_EPOCH, so the same commit gives the same pages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ledger in the book: `{ledger}` is the whole of it, `{claim} ID` one row in a chapter,
 `{claim-map}` the graph of what rests on what.
 
-Verdicts come from the executed chapters that tools/book.py keeps; without them every row shows
+Verdicts come from the executed chapters that tools/execute.py keeps; without them every row shows
 what it shows before any check, NOT YET.
 """
 
@@ -19,10 +19,10 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
-from samkit.paper import claims
+from samkit.paper import claims, experiments
 
 ROOT = Path(__file__).resolve().parents[2]
-EXECUTED = ROOT / "_build" / "executed"
+EXECUTED = ROOT / "_build" / "executed" / experiments.scale()
 RESULTS = ROOT / "results"
 
 

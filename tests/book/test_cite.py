@@ -7,7 +7,7 @@ import yaml
 from pybtex.database import parse_string
 
 import samkit
-from tools.book import ROOT
+from tools.tree import ROOT
 
 
 def text(path):

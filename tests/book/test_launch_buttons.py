@@ -6,8 +6,9 @@ import pytest
 
 from book._ext import launch_buttons
 from tools import notebooks
+from tools.tree import ROOT, chapters
 
-CHAPTERS = pytest.mark.parametrize("page", notebooks.chapters(), ids=lambda page: page.stem)
+CHAPTERS = pytest.mark.parametrize("page", chapters(), ids=lambda page: page.stem)
 
 
 @CHAPTERS
@@ -15,7 +16,7 @@ def test_the_buttons_open_the_notebook_of_the_chapter(page):
     links = launch_buttons.links(f"book/{page.stem}")
     assert set(links) == {"Colab", "Binder"}
     owner_and_name = urlsplit(notebooks.repository()).path
-    notebook = notebooks.notebook_path(page).relative_to(notebooks.ROOT).as_posix()
+    notebook = notebooks.notebook_path(page).relative_to(ROOT).as_posix()
 
     colab = urlsplit(links["Colab"])
     assert (colab.scheme, colab.netloc) == ("https", "colab.research.google.com")

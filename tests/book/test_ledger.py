@@ -7,15 +7,11 @@ import pytest
 
 from book._ext.ledger_pages import layout
 from samkit.paper import claims
-from tools.book import ROOT, is_notebook, toc_pages
+from tools.tree import ROOT, chapters, toc_pages
 
 CALL = re.compile(r"claims\.check\(\s*[\"']([^\"']+)[\"']")
 BOX = re.compile(r"^```\{claim\} (\S+)$", re.MULTILINE)
 FINDINGS = re.compile(r"^```\{findings\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def chapters():
-    return [page for page in toc_pages() if is_notebook(page)]
 
 
 @pytest.fixture(scope="module")

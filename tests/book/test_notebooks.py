@@ -11,9 +11,9 @@ import nbformat
 import pytest
 
 from tools import notebooks
-from tools.book import BuildFailed
+from tools.tree import BuildFailed, chapters
 
-CHAPTERS = pytest.mark.parametrize("page", notebooks.chapters(), ids=lambda page: page.stem)
+CHAPTERS = pytest.mark.parametrize("page", chapters(), ids=lambda page: page.stem)
 
 
 @CHAPTERS
@@ -54,7 +54,7 @@ def test_no_figure_has_a_colour_of_its_own(page):
 
 
 def test_no_notebook_without_a_chapter():
-    expected = {notebooks.notebook_path(page) for page in notebooks.chapters()}
+    expected = {notebooks.notebook_path(page) for page in chapters()}
     assert set(notebooks.FOLDER.glob("*.ipynb")) == expected
 
 

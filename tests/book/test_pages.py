@@ -15,14 +15,15 @@ from playwright.sync_api import expect
 import samkit
 from book._ext import launch_buttons
 from samkit.paper import claims
-from tools import book, browser, notebooks
+from tools import browser, gate, render, serve
+from tools.tree import HTML, ROOT, chapters, toc_pages
 
-PAGES = [page.relative_to(book.ROOT).with_suffix(".html").as_posix() for page in book.toc_pages()]
+PAGES = [page.relative_to(ROOT).with_suffix(".html").as_posix() for page in toc_pages()]
 
 
 @pytest.fixture(scope="session")
 def site():
-    with book.server() as server:
+    with serve.server() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -142,7 +143,7 @@ def every_figure_leads_to_its_code(page):
 def a_chapter_and_only_a_chapter_opens_elsewhere(page, path):
     buttons = page.locator(".dropdown-launch-buttons")
     links = launch_buttons.links(path.removesuffix(".html"))
-    is_chapter = (book.ROOT / path).with_suffix(".md") in notebooks.chapters()
+    is_chapter = (ROOT / path).with_suffix(".md") in chapters()
     assert bool(links) == is_chapter == buttons.count()
     if is_chapter:
         buttons.get_by_role("button", name="Run this chapter").click()
@@ -208,20 +209,20 @@ def test_faults_are_noticed(chromium, fault, kind):
 
 
 def test_the_site_may_be_published():
-    book.check()
+    gate.check()
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_every_page_says_of_which_version_and_day_it_is(path):
-    foot = (book.HTML / path).read_text(encoding="utf-8").partition("</article>")[2]
-    day = datetime.fromtimestamp(int(book.commit_time()), UTC).date()
+    foot = (HTML / path).read_text(encoding="utf-8").partition("</article>")[2]
+    day = datetime.fromtimestamp(int(render.commit_time()), UTC).date()
     assert f"Last updated on {day}." in foot
     assert f"samkit {samkit.__version__}" in foot
 
 
 def test_the_executed_notebooks_are_published():
-    for page in filter(book.is_notebook, book.toc_pages()):
-        notebook = nbformat.read(book.HTML / "executed" / f"{page.stem}.ipynb", as_version=4)
+    for page in chapters():
+        notebook = nbformat.read(HTML / "executed" / f"{page.stem}.ipynb", as_version=4)
         assert any(cell.get("outputs") for cell in notebook.cells)
 
 
@@ -263,7 +264,7 @@ def test_every_local_link_leads_somewhere():
     @cache
     def page(path):
         reader = _Links()
-        reader.feed((book.HTML / path).read_text(encoding="utf-8"))
+        reader.feed((HTML / path).read_text(encoding="utf-8"))
         return reader
 
     broken = []
@@ -273,7 +274,7 @@ def test_every_local_link_leads_somewhere():
             if url.netloc != "site":
                 continue
             target, fragment = unquote(url.path).lstrip("/"), unquote(url.fragment)
-            there = (book.HTML / target).is_file()
+            there = (HTML / target).is_file()
             if not there or (fragment and fragment not in page(target).places):
                 broken.append(f"{path}: {link}")
     assert broken == []
@@ -306,7 +307,7 @@ def test_every_row_with_a_verdict_is_among_those_that_a_mutant_turned(chromium, 
 @pytest.mark.parametrize("path", [path for path in PAGES if re.match(r"book/\d", path)])
 def test_theorems_equations_and_figures_bear_the_chapters_number(path):
     """A single number is the paper's: its Figure 6 is not our Figure 6.1."""
-    source = (book.HTML / path).read_text(encoding="utf-8")
+    source = (HTML / path).read_text(encoding="utf-8")
     chapter = int(path[len("book/") :].split("-")[0])
     assert f'<span class="section-number">{chapter}. </span>' in source
     figures = re.findall(r'id="figure-([\d.]+)">Figure ([\d.]+)<', source)

@@ -3,18 +3,22 @@
 The faults are real ones where they can be: damaged files, killed processes, a device that is full.
 """
 
-import asyncio
 import errno
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tools import book
+from samkit.paper import claims
+from tools import book, execute, gate, render, tree
+from tools.tree import BuildFailed
 
 PAGE = """---
 jupytext:
@@ -37,133 +41,269 @@ CODE
 
 
 @pytest.fixture
-def tree(tmp_path, monkeypatch):
-    """A small project in a folder of its own: one chapter, one module of samkit."""
-    for folder in ("book", "samkit"):
+def page(tmp_path, monkeypatch):
+    """A small project in a folder of its own: one chapter, a module that it loads, a record."""
+    for folder in ("book", "results"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "samkit" / "module.py").write_text("x = 1\n")
+    (tmp_path / "module.py").write_text("x = 42\n")
+    (tmp_path / "results" / "run.json").write_text("1")
     page = tmp_path / "book" / "01-page.md"
-    page.write_text(PAGE.replace("CODE", "print(6 * 7)"))
-    monkeypatch.setattr(book, "ROOT", tmp_path)
-    monkeypatch.setattr(book, "EXECUTED", tmp_path / "executed")
-    monkeypatch.setattr(book, "HTML", tmp_path / "html")
-    monkeypatch.setattr(book, "SELF", page)
+    page.write_text(PAGE.replace("CODE", "import module\nprint(module.x)"))
+    (tmp_path / "_toc.yml").write_text("root: book/01-page\nparts: []\n")
+    monkeypatch.setattr(tree, "ROOT", tmp_path)
+    monkeypatch.setattr(tree, "BUILD", tmp_path / "_build")
+    monkeypatch.setattr(tree, "HTML", tmp_path / "_build" / "html")
+    for name in ("MPLCONFIGDIR", "IPYTHONDIR"):  # which the build sets
+        monkeypatch.setenv(name, "")
+    past = time.time() - 60  # what is younger than an execution may have changed in its course
+    for file in tmp_path.rglob("*.*"):
+        os.utime(file, (past, past))
     return page
 
 
 def run(*pages):
-    asyncio.run(book.execute_stale(list(pages)))
+    execute.execute_stale(pages)
 
 
-def test_a_chapter_is_executed_once_and_again_when_samkit_changes(tree, capsys):
-    run(tree)
+def write(path, text):
+    path.write_text(text)
+    os.utime(path, (time.time() - 60,) * 2)
+
+
+def outputs(page):
+    return execute.kept_execution(page).cells[1].outputs
+
+
+def test_a_chapter_is_executed_once_and_again_when_its_code_changes(page, capsys):
+    run(page)
     assert "cell 1/1" in capsys.readouterr().out
-    assert book.kept_execution(tree).cells[1].outputs[0].text == "42\n"
-    run(tree)
+    assert outputs(page)[0].text == "42\n"
+    run(page)
     assert capsys.readouterr().out == ""
-    (tree.parents[1] / "samkit" / "module.py").write_text("x = 2\n")
-    assert book.kept_execution(tree) is None
-    run(tree)
+    page.write_text(page.read_text().replace("print(", "print(1 + "))
+    run(page)
     assert "cell 1/1" in capsys.readouterr().out
+    assert outputs(page)[0].text == "43\n"
 
 
-def test_the_scale_is_part_of_what_was_executed(tree, monkeypatch):
-    before = book.fingerprint(tree)
+def test_other_words_need_no_execution_and_are_shown(page):
+    run(page)
+    page.write_text(page.read_text().replace("A page", "Another page"))
+    assert execute.is_kept(page)
+    notebook = execute.kept_execution(page)
+    assert "Another page" in notebook.cells[0].source and outputs(page)[0].text == "42\n"
+
+
+def test_a_module_counts_for_what_it_does_where_the_chapter_has_loaded_it(page):
+    module, other = (page.parents[1] / f"{name}.py" for name in ("module", "other"))
+    run(page)
+    other.write_text("y = 1")
+    module.write_text('"""Words."""\n\nx = (  # a comment\n    42\n)\n')
+    assert execute.is_kept(page)
+    module.write_text("x = 43\n")
+    assert not execute.is_kept(page)
+    module.write_text("x = (")
+    assert not execute.is_kept(page)
+    module.unlink()
+    assert not execute.is_kept(page)
+
+
+def test_a_module_whose_text_is_shown_counts_with_its_comments(page):
+    code = "import inspect, module\nprint(inspect.getsource(module))"
+    page.write_text(PAGE.replace("CODE", code))
+    run(page)
+    (page.parents[1] / "module.py").write_text("x = 42  # a comment\n")
+    assert not execute.is_kept(page)
+
+
+def test_a_record_counts_where_the_chapter_has_read_it(page, monkeypatch):
+    page.write_text(PAGE.replace("CODE", "print(open('../results/run.json').read())"))
+    monkeypatch.setenv("SAMKIT_RESULTS", str(page.parents[1] / "results"))
+    run(page)
+    results = page.parents[1] / "results"
+    (results / "other.json").write_text("1")
+    (results / "checkpoints").mkdir()
+    (results / "checkpoints" / "run.pt").write_text("half a run")
+    assert execute.is_kept(page)
+    (results / "run-laptop.jsonl").write_text("{}\n")  # there are runs now, where none were
+    assert not execute.is_kept(page)
+    (results / "run-laptop.jsonl").unlink()
+    (results / "run.json").write_text("2")
+    assert not execute.is_kept(page)
+
+
+def test_what_changes_during_an_execution_is_named(page):
+    code = "import module, time\nopen('../module.py', 'a').write('y = 2')"
+    page.write_text(PAGE.replace("CODE", code))
+    with pytest.raises(BuildFailed, match=r"module\.py changed while 01-page was executed: run"):
+        run(page)
+    assert not execute.is_kept(page)
+
+
+def test_executions_of_different_scales_are_kept_side_by_side(page, monkeypatch, capsys):
+    page.write_text(PAGE.replace("CODE", "import os; print(os.environ.get('SAMKIT_SCALE'))"))
+    run(page)
     monkeypatch.setenv("SAMKIT_SCALE", "laptop")
-    assert book.fingerprint(tree) != before
+    assert not execute.is_kept(page)
+    run(page)
+    assert outputs(page)[0].text == "laptop\n"
+    monkeypatch.delenv("SAMKIT_SCALE")
+    capsys.readouterr()
+    run(page)
+    assert capsys.readouterr().out == "" and outputs(page)[0].text == "None\n"
 
 
 def test_only_libraries_of_the_book_are_part_of_what_was_executed():
-    names = {line.split("==")[0] for line in book.libraries("samkit", "book")}
+    names = {line.split("==")[0] for line in execute.libraries("samkit", "book")}
     assert {"samkit", "numpy", "torch", "ipykernel", "sphinx"} <= names  # extras of extras too
     assert not {"pytest", "ruff", "nbval"} & names
-    without = {line.split("==")[0] for line in book.libraries("samkit", "")}
+    without = {line.split("==")[0] for line in execute.libraries("samkit", "")}
     assert without == {"samkit", "numpy", "scipy"}
 
 
-def test_records_are_part_of_what_was_executed_and_checkpoints_are_not(tree):
-    results, before = tree.parents[1] / "results", book.fingerprint(tree)
-    (results / "checkpoints").mkdir(parents=True)
-    (results / "checkpoints" / "run.pt").write_text("half a run")
-    assert book.fingerprint(tree) == before
-    (results / "run-laptop.jsonl").write_text("{}\n")
-    assert book.fingerprint(tree) != before
+def test_a_broken_chapter_is_named_with_its_error_and_leaves_nothing(page):
+    page.write_text(PAGE.replace("CODE", "1 / 0"))
+    with pytest.raises(BuildFailed, match=r"01-page\.md failed:[\s\S]*ZeroDivisionError"):
+        run(page)
+    assert not execute.executed_path(page).exists()
 
 
-def test_a_broken_chapter_is_named_with_its_error_and_leaves_nothing(tree):
-    tree.write_text(PAGE.replace("CODE", "1 / 0"))
-    with pytest.raises(book.BuildFailed, match=r"01-page\.md failed:[\s\S]*ZeroDivisionError"):
-        run(tree)
-    assert not book.executed_path(tree).exists()
+def test_a_cell_that_is_written_otherwise_is_named(page):
+    page.write_text(
+        PAGE.replace("```{code-cell} ipython3", "````{code-cell} ipython3", 1)[:-1] + "`"
+    )
+    with pytest.raises(BuildFailed, match=r"write each cell as"):
+        run(page)
 
 
-def test_a_warning_does_not_reach_the_page(tree):
-    tree.write_text(PAGE.replace("CODE", "import warnings; warnings.warn('look here')"))
-    with pytest.raises(book.BuildFailed, match=r"01-page\.md warns:[\s\S]*look here"):
-        run(tree)
-    assert not book.executed_path(tree).exists()
+def test_a_warning_does_not_reach_the_page(page):
+    page.write_text(PAGE.replace("CODE", "import warnings; warnings.warn('look here')"))
+    with pytest.raises(BuildFailed, match=r"01-page\.md warns:[\s\S]*look here"):
+        run(page)
+    assert not execute.executed_path(page).exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"cells": 3}'])
-def test_a_damaged_execution_is_named_and_made_again(tree, capsys, content):
-    run(tree)
-    good = book.executed_path(tree).read_text()
-    book.executed_path(tree).write_bytes(content)
-    run(tree)
+@pytest.mark.parametrize("end", [".ipynb", ".json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"cells": 3}'])
+def test_a_damaged_execution_is_named_and_made_again(page, capsys, content, end):
+    run(page)
+    execute.executed_path(page).with_suffix(end).write_bytes(content)
+    run(page)
     said = capsys.readouterr().out
-    assert f"{book.executed_path(tree)} is damaged" in said and "executed again" in said
-    assert book.kept_execution(tree).cells[1].outputs[0].text == "42\n"
-    assert len(book.executed_path(tree).read_text()) == len(good)
+    assert f"{execute.executed_path(page)} is damaged" in said and "executed again" in said
+    assert outputs(page)[0].text == "42\n" and execute.is_kept(page)
 
 
-def test_a_missing_record_stops_the_chapter_with_its_name_and_the_cure(tree, monkeypatch, tmp_path):
-    monkeypatch.setenv("SAMKIT_RESULTS", str(tmp_path / "nowhere"))
-    tree.write_text(PAGE.replace("CODE", "from samkit import records\nrecords.load('bench_msam')"))
-    with pytest.raises(book.BuildFailed) as failure:
-        run(tree)
-    assert "01-page.md failed" in str(failure.value)
-    assert f"no record {tmp_path / 'nowhere' / 'bench_msam.json'}" in str(failure.value)
-    assert "clone it, or set SAMKIT_RESULTS" in str(failure.value)
-
-
-def test_a_chapter_that_takes_its_kernel_along_is_named(tree):
-    tree.write_text(PAGE.replace("CODE", "import os; os._exit(1)"))
-    with pytest.raises(book.BuildFailed, match=r"01-page\.md failed"):
-        run(tree)
+def test_a_chapter_that_takes_its_kernel_along_is_named(page):
+    page.write_text(PAGE.replace("CODE", "import os; os._exit(1)"))
+    with pytest.raises(BuildFailed, match=r"01-page\.md failed"):
+        run(page)
 
 
 @pytest.mark.parametrize("step", ["write_text", "replace"])
-def test_a_full_disk_is_named_with_the_cure_and_leaves_what_was_there(tree, monkeypatch, step):
-    run(tree)
-    kept = book.executed_path(tree).read_text()
-    tree.write_text(PAGE.replace("CODE", "print(1)"))
+def test_a_full_disk_is_named_with_the_cure_and_leaves_what_was_there(page, monkeypatch, step):
+    run(page)
+    kept = execute.executed_path(page).read_text()
+    page.write_text(PAGE.replace("CODE", "print(1)"))
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, step, full)
-        with pytest.raises(book.BuildFailed) as failure:
-            run(tree)
-    assert f"{book.executed_path(tree)} could not be written (No space left" in str(failure.value)
+        with pytest.raises(BuildFailed) as failure:
+            run(page)
+    path = execute.executed_path(page)
+    assert f"{path} could not be written (No space left" in str(failure.value)
     assert "Make room" in str(failure.value)
-    assert [path.name for path in book.EXECUTED.iterdir()] == ["01-page.ipynb"]
-    assert book.executed_path(tree).read_text() == kept
+    assert sorted(file.name for file in path.parent.iterdir()) == ["01-page.ipynb", "01-page.json"]
+    assert path.read_text() == kept
 
 
-def test_a_cache_that_cannot_be_written_is_named(tree, monkeypatch):
-    run(tree)
-    monkeypatch.setattr(book, "CACHE", tree / "cache")  # a folder within a file
-    with pytest.raises(book.BuildFailed, match=r"cache could not be written[\s\S]*Make room"):
-        book.fill_sphinx_cache([tree])
+def test_a_cache_that_cannot_be_written_is_named(page, monkeypatch):
+    run(page)
+    monkeypatch.setattr(render, "CACHE", page / "cache")  # a folder within a file
+    with pytest.raises(BuildFailed, match=r"cache could not be written[\s\S]*Make room"):
+        render.fill_sphinx_cache([page])
 
 
-def test_executions_of_chapters_that_are_no_more_are_removed(tree):
-    run(tree)
-    for name in ("00-old.ipynb", "01-page.part"):
-        (book.EXECUTED / name).write_text("{}")
-    book.forget_strangers([tree])
-    assert [path.name for path in book.EXECUTED.iterdir()] == ["01-page.ipynb"]
+def test_executions_of_chapters_that_are_no_more_are_removed(page):
+    run(page)
+    for name in ("00-old.ipynb", "01-page.ipynb.part"):
+        (execute.folder() / name).write_text("{}")
+    execute.forget_strangers([page])
+    assert sorted(path.suffix for path in execute.folder().iterdir()) == [".ipynb", ".json"]
+
+
+# --- what is known at once ---------------------------------------------------------------------
+
+
+def test_a_wrong_scale_is_said_at_once_and_leaves_what_is_kept(page, monkeypatch, capsys):
+    run(page)
+    monkeypatch.setenv("SAMKIT_SCALE", "foo")
+    with pytest.raises(BuildFailed, match=r"no scale 'foo' .*SAMKIT_SCALE.*ci, laptop, paper"):
+        book.build()
+    monkeypatch.delenv("SAMKIT_SCALE")
+    assert execute.is_kept(page)
+
+
+def test_a_missing_record_is_said_at_once_with_the_command_that_makes_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMKIT_RESULTS", str(tmp_path))
+    started = "no chapter is to be executed"
+    monkeypatch.setattr(execute, "execute_all", lambda pages: pytest.fail(started))
+    with pytest.raises(BuildFailed) as failure:
+        run(tree.ROOT / "book" / "08-label-noise.md")
+    assert f"no {tmp_path / 'fig12_label_noise-laptop.jsonl'}" in str(failure.value)
+    assert "python -m samkit run fig12_label_noise --scale laptop" in str(failure.value)
+
+
+def test_another_samkit_on_the_path_is_said_at_once(page, monkeypatch, tmp_path):
+    (tmp_path / "other" / "samkit").mkdir(parents=True)
+    (tmp_path / "other" / "samkit" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{tmp_path / 'other'}")
+    with pytest.raises(BuildFailed, match=r"PYTHONPATH names .*other, which holds another samkit"):
+        run(page)
+
+
+def test_a_kernel_has_the_samkit_of_this_tree_and_needs_no_home(page, monkeypatch):
+    code = "import samkit, matplotlib.pyplot, os\nprint(samkit.__name__, os.environ['HOME'])"
+    page.write_text(PAGE.replace("CODE", code))
+    (page.parents[1] / "samkit.py").write_text("")
+    os.utime(page.parents[1] / "samkit.py", (0, 0))
+    monkeypatch.setenv("HOME", "/proc/none")
+    run(page)
+    assert outputs(page)[0].text == "samkit /proc/none\n"
+    assert (
+        "samkit.py"
+        in json.loads(execute.executed_path(page).with_suffix(".json").read_text())["used"]
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(page, monkeypatch):
+    monkeypatch.setattr(tree, "BUILD", page / "_build")  # a folder within a file
+    for command in (book.build, lambda: run(page)):
+        with pytest.raises(BuildFailed, match=r"_build.* could not be written[\s\S]*give access"):
+            command()
+
+
+def test_two_builds_at_once_are_said_at_once(page):
+    with book.alone():
+        with pytest.raises(BuildFailed, match=r"another build is running in .*: wait for it"):
+            book.build()
+
+
+def test_a_row_that_names_records_which_its_chapter_does_not_read_is_named(page, monkeypatch):
+    row = claims.Claim(
+        id="x", statement="s", place="p", kind="figure", chapter="01-page", scale="ci",
+        check="how", evidence="measured", sense="at most", tolerance=1.0, reason="because",
+        records=("run.json",),
+    )  # fmt: skip
+    monkeypatch.setattr(claims, "ledger", lambda: {"x": row})
+    monkeypatch.setattr(claims, "collect", lambda executed: {"x": None})
+    monkeypatch.setenv("SAMKIT_RESULTS", str(page.parents[1] / "results"))
+    run(page)
+    with pytest.raises(BuildFailed, match=r"the check of x reads run\.json, but 01-page does not"):
+        book.check_reports([page])
 
 
 @pytest.mark.parametrize(
@@ -187,7 +327,7 @@ BUILD = [sys.executable, "-m", "tools.book", "build"]
 def project(tmp_path):
     """A book of one chapter and one page in a folder of its own, with its own copy of the tool."""
     for name in ("tools", "book/_ext"):
-        shutil.copytree(book.ROOT / name, tmp_path / name)
+        shutil.copytree(tree.ROOT / name, tmp_path / name)
     (tmp_path / "book" / "index.md").write_text("# Start\n\n" + 50 * "word ")
     page = PAGE.replace("CODE", "import time; time.sleep(1); print(6 * 7)")
     (tmp_path / "book" / "01-page.md").write_text(page + 50 * "word ")
@@ -225,27 +365,42 @@ def test_killed_anywhere_and_started_again_it_builds_the_same_book(project):
     assert pages() == whole and len(whole) > 3
 
 
-def test_an_interruption_says_that_the_same_command_goes_on(project):
+def test_an_interruption_of_two_chapters_ends_in_seconds_and_keeps_what_is_done(project):
+    """No kernel is left, and no traceback; what had been executed is not executed again."""
+    slow = PAGE.replace("CODE", "import time; time.sleep(600)") + 50 * "word "
+    for name in ("02-slow", "03-slow"):
+        (project / "book" / f"{name}.md").write_text(slow)
+    (project / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nparts: [{chapters: [{file: book/01-page}, "
+        "{file: book/02-slow}, {file: book/03-slow}]}]\n"
+    )
     with subprocess.Popen(
         BUILD, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert "executing" in process.stdout.readline()
+        for moment in ("01-page: cell 1/1", "03-slow: executing"):
+            assert any(moment in line for line in process.stdout)
+        parent = psutil.Process(process.pid)
+        while len(kernels := parent.children()) < 2:
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
+        began = time.monotonic()
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in said
-    assert "Traceback" not in said
+    assert "Traceback" not in said and not psutil.wait_procs(kernels, timeout=2)[1]
+    assert time.monotonic() - began < 10  # two on a quiet machine
+    assert (project / "_build" / "executed" / "ci" / "01-page.ipynb").exists()
 
 
 GOOD = f"<article>{'word ' * 50}<div class='cell_output'>42</div></article>"
 
 
 @pytest.fixture
-def site(tree):
+def site(page):
     """A built site that passes; the page of the chapter."""
-    built = book.HTML / "book" / "01-page.html"
+    built = tree.HTML / "book" / "01-page.html"
     built.parent.mkdir(parents=True)
     for name in ("index.html", "search.html", "404.html"):
-        (book.HTML / name).write_text("")
+        (tree.HTML / name).write_text("")
     built.write_text(GOOD)
     return built
 
@@ -266,32 +421,33 @@ def site(tree):
         (f'{GOOD}<script src="big.js"></script>', "more than 500"),
     ],
 )
-def test_a_bad_page_is_found(tree, site, html, complaint):
+def test_a_bad_page_is_found(page, site, html, complaint):
     (site.parent / "big.js").write_bytes(os.urandom(600_000))
     site.unlink() if html is None else site.write_text(html)
-    assert complaint in " ".join(book.check_pages([tree]))
+    assert complaint in " ".join(gate.faults([page], [page]))
 
 
 @pytest.mark.parametrize("rule", ["@import '//a.b/c.css';", "x { background: url(http://a.b/c) }"])
-def test_a_style_that_loads_from_elsewhere_is_found(tree, site, rule):
-    (book.HTML / "style.css").write_text(rule)
-    assert "another machine" in " ".join(book.check_pages([tree]))
+def test_a_style_that_loads_from_elsewhere_is_found(page, site, rule):
+    (tree.HTML / "style.css").write_text(rule)
+    assert "another machine" in " ".join(gate.faults([page], [page]))
+
+
+def test_an_emptied_file_that_a_page_loads_is_found(page, site):
+    style = site.parent / "style.css"
+    site.write_text(f'{GOOD}<link rel="stylesheet" href="style.css?v=1">')
+    style.write_text("p { margin: 0 }")
+    assert gate.faults([page], [page]) == []
+    style.write_text("")
+    assert gate.faults([page], [page]) == [f"{site} loads {style}, which is missing or empty"]
 
 
 @pytest.mark.parametrize("name", ["index.html", "search.html", "404.html"])
-def test_a_site_without_these_is_not_whole(tree, site, name):
-    (book.HTML / name).unlink()
-    assert book.check_pages([tree]) == [f"{book.HTML / name} was not built"]
+def test_a_site_without_these_is_not_whole(page, site, name):
+    (tree.HTML / name).unlink()
+    assert gate.faults([page], [page]) == [f"{tree.HTML / name} was not built"]
 
 
-def test_a_good_page_passes(tree, site):
+def test_a_good_page_passes(page, site):
     site.write_text(f'{GOOD}<link rel="canonical" href="https://a.b/"><a href="https://a.b">x</a>')
-    assert book.check_pages([tree]) == []
-
-
-def test_samkit_that_changes_under_the_build_is_named(tree):
-    code = "open('../samkit/module.py', 'a').write('y = 2')"
-    tree.write_text(PAGE.replace("CODE", code))
-    (tree.parents[1] / "_toc.yml").write_text("root: book/01-page\nparts: []\n")
-    with pytest.raises(book.BuildFailed, match=r"01-page changed while the book was built: run"):
-        book.build()
+    assert gate.faults([page], [page]) == []

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from tools import colab, notebooks
-from tools.book import BuildFailed
+from tools.tree import BuildFailed
 
 LIST = """# a comment
 Jinja2==3.1.6

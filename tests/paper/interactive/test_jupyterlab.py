@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import expect
 
 from tools import browser
-from tools.book import ROOT
 from tools.interactive import computed
+from tools.tree import ROOT
 
 CELLS = {
     "show": "from samkit.paper import interactive\n\n"
