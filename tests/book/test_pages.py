@@ -98,7 +98,7 @@ def test_the_landing_figure_and_its_slider_are_in_the_first_screen(chromium, sit
 
 
 def test_the_root_is_a_page_with_a_title(chromium, site):
-    source = (book.HTML / "index.html").read_text(encoding="utf-8")
+    source = (HTML / "index.html").read_text(encoding="utf-8")
     assert "<title>SAM, understood</title>" in source and 'name="description"' in source
     tab = chromium.new_page()
     tab.goto(site)
@@ -108,12 +108,12 @@ def test_the_root_is_a_page_with_a_title(chromium, site):
 
 @pytest.mark.parametrize("path", PAGES)
 def test_a_link_to_the_page_shows_words_and_a_picture(path):
-    source = (book.HTML / path).read_text(encoding="utf-8")
+    source = (HTML / path).read_text(encoding="utf-8")
     (words,) = re.findall(r'<meta name="description" content="([^"]*)"', source)
     assert 40 <= len(words) <= 230
     tags = dict(re.findall(r'<meta property="(og:[\w:]+)" content="([^"]*)"', source))
     assert tags["og:description"] == words and tags["og:title"] and tags["og:image:alt"]
-    picture = book.HTML / path
+    picture = HTML / path
     assert (picture.parent / tags["og:image"]).resolve().is_file()
     assert "Report a mistake on this page" in source
 
