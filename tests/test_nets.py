@@ -83,3 +83,67 @@ def test_the_one_hidden_layer_net_is_its_formula():
 def test_bad_settings(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def by_the_formulas(net, x, width, norm):
+    """The tiny ResNet, written down from its description, with the weights of ``net``."""
+    state = net.state_dict()
+
+    def normed(x, name):
+        scale, shift = state[f"{name}.weight"], state[f"{name}.bias"]
+        if norm == "batch":
+            mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+            mean, variance = mean[:, None, None], variance[:, None, None]
+        else:  # over the channels of a group and all pixels
+            parts = x.reshape(len(x), width // 2, -1, *x.shape[2:])
+            mean = parts.mean((2, 3, 4), keepdim=True).expand_as(parts).reshape(x.shape)
+            variance = parts.var((2, 3, 4), keepdim=True, correction=0)
+            variance = variance.expand_as(parts).reshape(x.shape)
+        x = (x - mean) / (variance + 1e-5).sqrt()
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    def conv(x, name, stride=1):
+        kernel = state[f"{name}.weight"]
+        return torch.nn.functional.conv2d(x, kernel, None, stride, (kernel.shape[2] - 1) // 2)
+
+    x = conv(x, "0")
+    for stage in range(4):
+        stride = 2 if stage else 1
+        a = normed(x, f"{stage + 1}.norm1").relu()
+        straight = conv(a, f"{stage + 1}.project", stride) if stage else x
+        inner = normed(conv(a, f"{stage + 1}.conv1", stride), f"{stage + 1}.norm2").relu()
+        x = straight + conv(inner, f"{stage + 1}.conv2")
+    x = normed(x, "5").relu().mean((2, 3))
+    return x @ state["9.weight"].T + state["9.bias"]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_the_network_is_the_one_described(norm):
+    """Norm, activation, convolution; a projection of the ACTIVATION where shapes change."""
+    torch.manual_seed(0)
+    width = 8  # GroupNorm has four groups, not two
+    net = nets.resnet("tiny", width=width, norm=norm).double()
+    for p in (p for m in net.modules() for n, p in m.named_parameters(recurse=False)):
+        if p.dim() == 1:  # scales and shifts that are no ones and zeros
+            torch.nn.init.uniform_(p, 0.5, 1.5)
+    x = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+    if norm == "batch":
+        net(x)  # statistics that are no zeros and ones
+    net.eval()
+    torch.testing.assert_close(net(x), by_the_formulas(net, x, width, norm))
+
+
+@pytest.mark.parametrize("width", [4, 16])
+def test_groupnorm_has_half_as_many_groups_as_the_width_in_every_stage(width):
+    net = nets.resnet("18", width=width, norm="group")
+    groups = {m.num_groups for m in net.modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert groups == {width // 2}
+
+
+def test_the_start_of_the_head_and_of_the_network_of_figure_7():
+    torch.manual_seed(0)
+    assert (nets.resnet("tiny", width=4)[-1].bias == 0).all()
+    net = nets.OneHiddenLayer(20_000)
+    assert set(net.w.abs().tolist()) == {2.5} and abs(float(net.w.detach().mean())) < 0.1
+    assert net.b.std().item() == pytest.approx(2.5, rel=0.03)
+    assert net.a.std().item() == pytest.approx(4.0, rel=0.03)

@@ -795,3 +795,15 @@ def test_every_random_perturbation_has_the_length_rho():
         x = torch.eye(K, dtype=torch.float64)[None], torch.zeros(1, K, dtype=torch.float64)
         mean, error = measure.average_sharpness(net, values, x, torch.zeros(1), rho=0.3, draws=20)
         assert mean == pytest.approx(0.3**2 / 2, rel=1e-12) and error < 1e-12
+
+
+def test_every_start_counts_the_gradient_s_and_the_random_ones():
+    """A valley at 0: up to 1 on the right, where the gradient points, to 1/2 or 2 on the left."""
+    for left, reached in ((0.5, {1.0}), (2.0, {1.0, 2.0})):
+        net, loss, x, y = along(lambda w, left=left: torch.where(w >= 0, w, -left * w))
+        met = {
+            measure.sharpness(net, loss, x, y, rho=1.0, steps=2, restarts=1, seed=seed)
+            for seed in range(10)
+        }
+        assert met == reached
+    assert measure.sharpness(net, loss, x, y, rho=1.0, steps=2, restarts=10) == 2.0

@@ -98,3 +98,48 @@ def test_complexity_of_known_functions():
     np.testing.assert_allclose(
         relu1d.values(net, x), module(net)(torch.from_numpy(x)[:, None]).detach().numpy()
     )
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_at_zero_a_neuron_is_inactive_as_in_torch(kernel):
+    """w x + b = 0 exactly for the first neuron: no gradient for its w and b, nor for its a."""
+    net = np.array([[1.0, 1.0], [-2.0, 1.0], [3.0, 0.5]])
+    x, y = np.array([2.0]), np.array([0.25])
+    network = module(net)
+    half_squares(network(torch.from_numpy(x)[:, None]), torch.from_numpy(y)).sum().backward()
+    expected = np.stack([p.grad.numpy() for p in (network.w, network.b, network.a)])
+    assert (expected[:, 0] == 0).all() and (expected[:, 1] != 0).all()
+    if kernel:  # one step of length 1 along the gradient
+        moved = net.copy()
+        relu1d_kernel.advance(moved, x, y, 0.0, 1, 1.0, False, 1, 0, 1, 0.0)
+        g = net - moved
+    else:
+        g, _ = relu1d.gradient(net, x, y)
+    np.testing.assert_allclose(g, expected, rtol=1e-12)
+
+
+def with_jumps(*changes):
+    """A network whose slope jumps by these at 0.05, 0.15, ..., in parts of length 0.1 of [0, 1]."""
+    at = 0.05 + 0.1 * np.arange(len(changes))
+    return np.stack([np.ones(len(changes)), -at, np.array(changes)])
+
+
+def test_a_kink_counts_above_one_hundredth_of_all():
+    for share, counted in ((0.005, 1), (0.009, 1), (0.011, 2), (0.019, 2), (0.03, 2)):
+        net = with_jumps(1 - share, -share)
+        assert relu1d.kinks(net, 0.0, 1.0, bins=10) == counted, share
+    assert relu1d.kinks(with_jumps(1.0, 0.3, 0.2), 0.0, 1.0, bins=10, share=0.15) == 2
+    default = with_jumps(*np.ones(10))  # in 100 parts they are as many
+    assert relu1d.kinks(default, 0.0, 1.0) == 10
+
+
+def test_the_step_size_falls_linearly_to_zero():
+    net = np.array([[1.0], [0.0], [1.0]])
+    x, y = np.array([1.0]), np.array([0.0])
+    sizes = []
+    for t in range(4):
+        moved = net.copy()
+        relu1d.advance_slowly(moved, x, y, 0.0, 1, 0.1, True, 4, t, t + 1, 0.0)
+        g, _ = relu1d.gradient(net, x, y)
+        sizes.append(((net - moved) / np.where(g == 0, 1, g))[0, 0])
+    np.testing.assert_allclose(sizes, [0.1, 0.075, 0.05, 0.025])
