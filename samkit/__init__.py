@@ -3,23 +3,25 @@
 Where things live (everything is loaded when first used, so that the parts that need only numpy
 never import torch):
 
-=====================  =========================================================================
-``samkit.SAM``         the optimizer: SAM, ASAM and the rest of the family around any torch
-                       optimizer (``optim``; its rules: ``perturb``, its passes: ``passes``)
-``samkit.msam_grad``   the exact gradient of m-SAM for every m, at nearly flat cost (``msam``)
-``samkit.sharpness``   the worst increase of the loss nearby, over groups of m (``measure``, with
-                       the average case, the Hessian, the loss on lines and planes)
-``samkit.diagonal``    diagonal linear networks: discrete dynamics, gradient flow, potential
-``samkit.theory``      what the theorems predict: objectives with exact maxima, PAC-Bayes bounds,
-                       convergence rates
-``samkit.training``    training of any network with any of the methods (``fit``), and of small
-                       ones side by side
-``samkit.nets``        the paper's networks
-``samkit.data``        its data sets, label noise, augmentation
-``samkit.errors``      what is raised: ``NonFinite``, ``Undefined``, ``Unsupported``, ``Diverged``
-``samkit.paper``       the companion to the paper, which nothing above imports: the ledger, the
-                       recorded experiments, the figures; ``python -m samkit``
-=====================  =========================================================================
+=======================  =========================================================================
+``samkit.SAM``           the optimizer: SAM, ASAM and the rest of the family around any torch
+                         optimizer (``optim``; its passes: ``passes``)
+``samkit.Perturbation``  where the gradient is taken: radius, m, whose direction, ...
+                         (``perturbation``, with the rules that it is made of)
+``samkit.msam_grad``     the exact gradient of m-SAM for every m, at nearly flat cost (``msam``)
+``samkit.sharpness``     the worst increase of the loss nearby, over groups of m (``measure``, with
+                         the average case, the Hessian, the loss on lines and planes)
+``samkit.diagonal``      diagonal linear networks: discrete dynamics, gradient flow, potential
+``samkit.theory``        what the theorems predict: objectives with exact maxima, PAC-Bayes bounds,
+                         convergence rates
+``samkit.training``      training of any network with any of the methods (``fit``), and of small
+                         ones side by side
+``samkit.nets``          the paper's networks
+``samkit.data``          its data sets, label noise, augmentation
+``samkit.errors``        what is raised: ``NonFinite``, ``Undefined``, ``Unsupported``, ``Diverged``
+``samkit.paper``         the companion to the paper, which nothing above imports: the ledger, the
+                         recorded experiments, the figures; ``python -m samkit``
+=======================  =========================================================================
 
 Throughout, m is the SIZE of the group of examples that shares one perturbation:
 m = 1 perturbs every example on its own, m = n (or the batch) perturbs them together.
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from samkit.measure import sharpness
     from samkit.msam import msam_grad
     from samkit.optim import SAM
+    from samkit.perturbation import Perturbation
 
 __version__ = "0.1.0"
 
@@ -48,11 +51,12 @@ _MODULES = (
     "nets",
     "optim",
     "paper",
-    "perturb",
+    "perturbation",
     "theory",
     "training",
 )
 _NAMES = {
+    "Perturbation": "perturbation",
     "SAM": "optim",
     "msam_grad": "msam",
     "NonFinite": "errors",
@@ -64,11 +68,12 @@ _NAMES = {
 _MOVED = {
     name: f"samkit.paper.{name}"
     for name in ("claims", "experiments", "figures", "interactive", "published", "records")
-}
+} | {"perturb": "samkit.perturbation"}
 
 __all__ = [
     *_MODULES,
     "SAM",
+    "Perturbation",
     "NonFinite",
     "Undefined",
     "Unsupported",

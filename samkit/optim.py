@@ -1,6 +1,6 @@
 r"""SAM around any torch optimizer: one mechanism, and the family of its gradients by options.
 
-A SAM step is: a first pass at w, a move to w + delta by a rule of `perturb.py`, a second pass
+A SAM step is: a first pass at w, a move to w + delta by a rule of `perturbation.py`, a second pass
 there, the weights back by copying, and a step of the base optimizer with the second pass's
 gradient. The members of the family differ in where delta comes from:
 
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import LBFGS, Adadelta, Optimizer
 
-from samkit import passes, perturb
+from samkit import passes, perturbation
 from samkit.errors import NonFinite
 
 Closure = Callable[[], Tensor]
@@ -273,15 +273,15 @@ class SAM(Optimizer):
             if p.requires_grad
         ]
         weights, rho = [p for p, _ in pairs], [r for _, r in pairs]
-        radii = perturb.radii(weights, rho, self.eta)
+        radii = perturbation.radii(weights, rho, self.eta)
         if self.direction != "gradient":
-            rule = perturb.gaussian if self.direction == "gaussian" else perturb.sphere
+            rule = perturbation.gaussian if self.direction == "gaussian" else perturbation.sphere
             with self._moves(weights, rule(weights, radii, self.generator)):
                 return closure()
 
         delta: list[Tensor | None] = [None] * len(weights)
         if self.random_start:
-            delta = perturb.sphere(weights, radii, self.generator)
+            delta = perturbation.sphere(weights, radii, self.generator)
         factor: Tensor | float = 1.0  # the move is factor * delta
         noise = passes.Noise(weights)
         scale = 1.0 if scaler is None else scaler.get_scale()
@@ -309,7 +309,7 @@ class SAM(Optimizer):
                 closure()
         if self.step_size_only:
             second = [p.grad for p in weights]
-            for p, g in zip(weights, perturb.step_size_only(first, second), strict=True):
+            for p, g in zip(weights, perturbation.step_size_only(first, second), strict=True):
                 p.grad = g
         grads = [p.grad for p in weights]
         if scaler is not None:
@@ -339,7 +339,7 @@ class SAM(Optimizer):
         self,
         delta: list[Tensor | None],
         grads: list[Tensor | None],
-        radii: perturb.Radii,
+        radii: perturbation.Radii,
         rho: list[float],
         scale: float,
     ) -> tuple[list[Tensor | None], Tensor | float]:
@@ -349,17 +349,17 @@ class SAM(Optimizer):
         saves a pass over memory.
         """
         single = self.ascent_steps == 1 and not self.random_start
-        if single and perturb.one(radii):
+        if single and perturbation.one(radii):
             if self.normalize:
-                return grads, perturb.sam_scale(grads, radii)
+                return grads, perturbation.sam_scale(grads, radii)
             return grads, float(radii[0]) / scale
         if self.normalize:
-            move = perturb.sam(grads, radii)
+            move = perturbation.sam(grads, radii)
         else:
-            move = perturb.times(perturb.unnormalized(grads, radii, rho), 1.0 / scale)
+            move = perturbation.times(perturbation.unnormalized(grads, radii, rho), 1.0 / scale)
         if single:
             return move, 1.0
-        return perturb.ascend(delta, perturb.times(move, self.ascent_lr), radii), 1.0
+        return perturbation.ascend(delta, perturbation.times(move, self.ascent_lr), radii), 1.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, the base optimizer included (but not a scheduler's wrapper of `step`)."""

@@ -155,3 +155,9 @@ def test_an_installed_wheel_works_by_itself(distributions, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()).is_relative_to(target)
+
+
+@pytest.mark.parametrize("name", samkit._MOVED)
+def test_a_name_that_moved_is_still_there_and_says_so(name):
+    with pytest.warns(DeprecationWarning, match=re.escape(samkit._MOVED[name])):
+        assert getattr(samkit, name) is importlib.import_module(samkit._MOVED[name])

@@ -30,7 +30,7 @@ WORK = ROOT / "_build" / "mutation"
 RECORD = "mutation_score"
 REASONS = ROOT / "tests" / "survivors.toml"
 TESTS = {  # of each core module of samkit
-    "samkit/perturb.py": "tests/test_perturb.py",
+    "samkit/perturbation.py": "tests/test_perturbation.py",
     "samkit/optim.py": "tests/test_optim.py",
     "samkit/msam/loop.py": "tests/msam/test_msam_grad.py",
     "samkit/msam/batch.py": "tests/msam/test_msam_grad.py",

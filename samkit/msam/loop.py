@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from samkit import passes, perturb
+from samkit import passes, perturbation
 from samkit.msam.batch import Batch, LossFn, finite, per_example
 
 
@@ -37,11 +37,11 @@ def loop(
             losses = per_example(loss_fn, model, group)
         decay = half_squares(params, weight_decay)
         grads = _wide(torch.autograd.grad(losses.mean() + decay, params, allow_unused=True))
-        finite(losses, perturb.norm(grads))
+        finite(losses, perturbation.norm(grads))
         delta = (
-            perturb.sam(_in_units(grads), radii)
+            perturbation.sam(grads, radii)
             if normalize
-            else perturb.unnormalized(grads, radii, radii)
+            else perturbation.unnormalized(grads, radii, radii)
         )
         noise.replay()
         with moved(params, delta), passes.kept(passes.tracked(model.modules())):
@@ -53,19 +53,9 @@ def loop(
     return total / len(batch)
 
 
-def _wide(grads: perturb.Tensors) -> perturb.Tensors:
+def _wide(grads: perturbation.Tensors) -> perturbation.Tensors:
     """Gradients in float32 or more."""
     return [None if g is None else g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads]
-
-
-def _in_units(grads: perturb.Tensors) -> perturb.Tensors:
-    """Gradients divided by their largest |entry|: the squares of small numbers are 0."""
-    dense = [g.coalesce().values() if g.is_sparse else g for g in grads if g is not None]
-    sizes = [g.abs().max() for g in dense if g.numel()]
-    if not sizes:
-        return grads
-    largest = torch.stack(sizes).max()
-    return perturb.times(grads, 1 / largest.clamp(min=torch.finfo(largest.dtype).tiny))
 
 
 def half_squares(params: Sequence[Tensor], weight_decay: float) -> Tensor | float:

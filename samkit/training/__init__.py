@@ -9,30 +9,43 @@ The one-hidden-layer ReLU network on points in 1D, by formulas (Figure 7):
 
 - :mod:`~samkit.training.relu1d`: its training, its kinks and its path norm
 
-Small networks, many of them side by side as one batched computation (chapters 02 and 11):
+Small networks, many of them side by side as one batched computation (chapters 02, 05 and 11):
 
-- :mod:`~samkit.training.network`: a network whose weights are one vector, or a stack of them
-- :mod:`~samkit.training.ascent`: the first-order step, and the maximum by projected ascent
-- :mod:`~samkit.training.rules`: the update directions as formulas, and :func:`train_one`
-- :mod:`~samkit.training.sweep`: their batched twin: :func:`train` for rules x radii x seeds
-
-The last four take weights w (..., K) and examples x (..., B, inputs), y (..., B): leading
-dimensions are networks. A group with its own perturbation is a network more.
+- :mod:`~samkit.training.stack`: :func:`train_stack` for perturbations x seeds, and the worst case
 """
 
-from samkit.training.ascent import ascent_step, worst_case
-from samkit.training.network import MLP, errors, gradients, losses
-from samkit.training.rules import Rule, train_one
-from samkit.training.sweep import train
+from __future__ import annotations
 
-__all__ = [
-    "MLP",
-    "Rule",
-    "ascent_step",
-    "errors",
-    "gradients",
-    "losses",
-    "train",
-    "train_one",
-    "worst_case",
-]
+import warnings
+from typing import Any
+
+from samkit.perturbation import Perturbation
+from samkit.training.stack import MLP, errors, gradients, losses, train_stack, worst_case
+
+__all__ = ["MLP", "errors", "gradients", "losses", "train_stack", "worst_case"]
+
+
+def _rule(method: str, rho: float = 0.0, m: int | None = None) -> Perturbation:
+    """What was Rule(method, rho, m)."""
+    if method == "random":
+        return Perturbation(rho, source="random", normalize=False)
+    return Perturbation(rho, m=m, source="independent" if method == "n-SAM" else "own")
+
+
+# Their names before 0.2, kept for one release.
+_MOVED = {
+    "Rule": (_rule, "samkit.Perturbation"),
+    "train": (train_stack, "samkit.training.train_stack"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MOVED:
+        raise AttributeError(f"module 'samkit.training' has no attribute {name!r}")
+    value, new = _MOVED[name]
+    warnings.warn(
+        f"samkit.training.{name} is {new} now; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return value

@@ -7,8 +7,8 @@ import pytest
 from tools import mutation_score
 
 DIFF = """--- mutation diff ---
---- a/samkit/perturb.py
-+++ b/samkit/perturb.py
+--- a/samkit/perturbation.py
++++ b/samkit/perturbation.py
 @@ -34,7 +34,7 @@
  def f(a, b):
 -    return a - b
@@ -71,5 +71,6 @@ def test_every_survivor_is_explained_and_nothing_else():
 
 
 def test_an_unknown_module_is_named_with_those_that_there_are():
-    with pytest.raises(SystemExit, match=r"no core module: samkit/no\.py; name samkit/perturb\.py"):
+    message = r"no core module: samkit/no\.py; name samkit/perturbation\.py"
+    with pytest.raises(SystemExit, match=message):
         mutation_score.main(["samkit/no.py"])
