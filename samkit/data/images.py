@@ -139,7 +139,7 @@ class _Files:
             raise self._unreadable(file, f"{type(error).__name__}: {error}") from error
 
     def source(self) -> str:
-        """Which copy this is; a copy of one's own is told by a checksum over its files."""
+        """Which copy this is; a copy of one's own has a checksum over its files as its name."""
         if self.md5 == self.published.files:
             return f"{self.name}, the published files"
         own = hashlib.md5("".join(self.md5[file] for file in self.published.files).encode())
