@@ -83,7 +83,7 @@ def _list() -> None:
         experiment = experiments.load(name)
         print(f"{name}: {str(experiment.__doc__).splitlines()[0]}")
         for scale in experiments.SCALES:
-            wanted = experiment.configs(scale, experiments.SEEDS[scale])
+            wanted = experiment.configs(scale, experiments.seeds(name, scale))
             found = experiments.recorded_so_far(name, scale)
             hashes = {record["hash"] for record in found}
             have = sum(records.config_hash(config) in hashes for config in wanted)
@@ -132,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
     for name in names:
         experiment = experiments.load(name)
         if scale == "paper" and not options.cpu:
-            seeds = experiments.SEEDS[scale] if options.seeds is None else options.seeds
+            seeds = experiments.seeds(name, scale) if options.seeds is None else options.seeds
             wanted = only(experiment.configs(scale, seeds), options.data, options.match)
             _needs_gpu(wanted, duration)
         if options.drop_old:
@@ -169,7 +169,7 @@ def _names(options: argparse.Namespace, scale: str) -> Sequence[str]:
         return experiments.NAMES
     found = []
     for name in experiments.NAMES:
-        seeds = experiments.SEEDS[scale] if options.seeds is None else options.seeds
+        seeds = experiments.seeds(name, scale) if options.seeds is None else options.seeds
         with suppress(NoRun):
             if only(experiments.load(name).configs(scale, seeds), options.data, options.match):
                 found.append(name)

@@ -256,9 +256,7 @@ def train_stack(
                 batch, other = (inputs[own[k]], labels[own[k]]), (inputs[rows], labels[rows])
                 random = rule.source == "random"
                 noise = for_all([draw.noise() for draw in draws]) if random else None
-                velocity.mul_(momentum).add_(
-                    _directions(network, rule, w, batch, other, noise, rho)
-                )
+                velocity.mul_(momentum).add_(directions(network, rule, w, batch, other, noise, rho))
                 w = w - next(schedule) * velocity
             if not (finite := w.isfinite().all(-1)).all():
                 lost, seed = divmod(int((~finite).nonzero()[0]), len(seeds))
@@ -270,7 +268,7 @@ def train_stack(
     return result
 
 
-def _directions(
+def directions(
     network: MLP,
     rule: Perturbation,
     w: Tensor,

@@ -13,6 +13,7 @@ carries one out and returns its metrics, ``summary(records)`` makes the table th
 ``switches``                variations: unnormalized, more steps, softplus, SWA     the appendix
 ``small_resnet``            the same on images, with GroupNorm and BatchNorm        Figures 1-3, 9
 ``short_resnet``            the paper's network and data in 20 epochs               Figure 1
+``small_networks``          the judged runs, by the protocol                        all but 5 to 7
 ==========================  ======================================================  ==============
 
 - :mod:`~samkit.paper.experiments.classify`: the run that all but Figure 7 share
@@ -39,6 +40,7 @@ NAMES = (
     "switches",
     "small_resnet",
     "short_resnet",
+    "small_networks",
 )
 SCALES = ("ci", "laptop", "paper")
 #: seeds that a scale runs unless told otherwise
@@ -50,6 +52,12 @@ def load(name: str) -> ModuleType:
     if name not in NAMES:
         raise ValueError(f"there is no experiment {name!r}; there are {', '.join(NAMES)}")
     return importlib.import_module(f"samkit.paper.experiments.{name}")
+
+
+def seeds(name: str, scale: str) -> tuple[int, ...]:
+    """The seeds that an experiment runs at a scale unless told otherwise."""
+    own = getattr(load(name), "seeds", None)
+    return SEEDS[scale] if own is None else own()
 
 
 def scale(name: str | None = None) -> str:
@@ -118,7 +126,7 @@ def runs(name: str, scale_name: str | None = None) -> list[dict]:
     found = {record["hash"]: record for record in recorded_so_far(name, chosen)}
     experiment = load(name)
     result = []
-    for config in experiment.configs(chosen, SEEDS[chosen]):
+    for config in experiment.configs(chosen, seeds(name, chosen)):
         record = found.get(records.config_hash(config))
         if record is None:
             plain = records.plain(config)

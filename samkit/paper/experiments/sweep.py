@@ -13,9 +13,13 @@ from threading import Lock
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
-from samkit.paper import experiments, records
+from samkit.paper import experiments, protocol, records
 from samkit.training.ranks import Ranks
+
+#: how many runs train side by side at most
+SIDE_BY_SIDE = 20
 
 
 class OutOfTime(Exception):
@@ -76,7 +80,7 @@ def sweep(
     experiment = experiments.load(name)
     scale = experiments.scale(scale)
     records.check_writable()
-    seeds = experiments.SEEDS[scale] if seeds is None else seeds
+    seeds = experiments.seeds(name, scale) if seeds is None else seeds
     before = experiments.recorded_so_far(name, scale)
     known = {record["hash"] for record in before}
     wanted = only(experiment.configs(scale, seeds), data, match)
@@ -87,12 +91,26 @@ def sweep(
     deadline = None if budget_minutes is None else time.time() + 60 * budget_minutes
     took = [record["seconds"] for record in before if "seconds" in record]
 
-    def in_time() -> Iterator[Any]:
+    groups = [[config] for config in todo]
+    if hasattr(experiment, "alike"):  # those that train side by side, at most so many
+        together: dict[Any, list] = {}
         for config in todo:
-            expected = mean(took) if took else 0.0
+            together.setdefault(experiment.alike(config), []).append(config)
+        groups = [
+            own[k : k + SIDE_BY_SIDE]
+            for own in together.values()
+            for k in range(0, len(own), SIDE_BY_SIDE)
+        ]
+    judged = [config for config in todo if getattr(config, "judged", False)]
+    if judged:
+        protocol.check(judged)
+
+    def in_time() -> Iterator[Any]:
+        for group in groups:
+            expected = mean(took) * len(group) if took else 0.0
             if deadline is not None and time.time() + expected > deadline:
                 return
-            yield config
+            yield group
 
     jobs = effective_n_jobs(-1) if jobs == -1 else jobs
     processes = Ranks.here().count
@@ -101,39 +119,44 @@ def sweep(
     threads = 1 if scale != "paper" else max(1, cpu_count() // (jobs * processes))
     # one by one, so that each is recorded when it is done
     one_by_one = {"return_as": "generator_unordered", "pre_dispatch": jobs, "batch_size": 1}
-    for config, metrics, seconds, place in Parallel(n_jobs=jobs, **one_by_one)(
-        delayed(_all)(name, config, checkpoint(name, scale, config), deadline, threads, os.getpid())
-        for config in in_time()
+    bar = tqdm(total=len(todo), desc=name, unit="run", disable=None)  # none where no one looks
+    for group, found, seconds, place in Parallel(n_jobs=jobs, **one_by_one)(
+        delayed(_all)(name, own, checkpoint(name, scale, own[0]), deadline, threads, os.getpid())
+        for own in in_time()
     ):
-        if metrics is None:
-            say(f"time is up: {describe(config)} goes on from its checkpoint next time")
+        if found is None:
+            say(f"time is up: {describe(group[0])} goes on from its checkpoint next time")
             continue
-        data = metrics.pop("data")
-        records.append(name, scale, config, metrics, seconds=seconds, data=data, place=place)
-        for file in checkpoint(name, scale, config).parent.glob(
-            f"{checkpoint(name, scale, config).name}.*"
-        ):
+        for config, metrics in zip(group, found, strict=True):
+            data = metrics.pop("data")
+            where = place | protocol.signed(config)
+            records.append(name, scale, config, metrics, seconds=seconds, data=data, place=where)
+            took.append(seconds)
+            outcome.done += 1
+            outcome.left -= 1
+            bar.update()
+            bar.set_postfix_str(_result(metrics))
+            remaining = outcome.left * mean(took) / jobs
+            say(
+                f"[{outcome.done}/{len(todo)}] {describe(config)}: {_result(metrics)} "
+                f"({seconds:.1f} s; about {duration(remaining)} left)"
+            )
+        kept = checkpoint(name, scale, group[0])
+        for file in kept.parent.glob(f"{kept.name}.*"):
             file.unlink()
-        took.append(seconds)
-        outcome.done += 1
-        outcome.left -= 1
-        remaining = outcome.left * mean(took) / jobs
-        say(
-            f"[{outcome.done}/{len(todo)}] {describe(config)}: {_result(metrics)} "
-            f"({seconds:.1f} s; about {duration(remaining)} left)"
-        )
+    bar.close()
     if outcome.left:
         say(f"stopped: {outcome.left} runs are left; the same command goes on with them")
     return outcome
 
 
-def _all(*task: Any) -> tuple[Any, dict | None, float, dict]:
-    """One run, shared by all processes that torchrun has started."""
+def _all(*task: Any) -> tuple[list, list[dict] | None, float, dict]:
+    """The runs of a group, shared by all processes that torchrun has started."""
     ranks = Ranks.here()
-    config, metrics, seconds, place = _one(*ranks.from_first(task))
+    group, metrics, seconds, place = _one(*ranks.from_first(task))
     if ranks.count > 1:
         place["hardware"] = f"{ranks.count} processes, the first on {place['hardware']}"
-    return config, metrics, seconds, place
+    return group, metrics, seconds, place
 
 
 def follow() -> None:
@@ -151,9 +174,9 @@ _alone = Lock()
 
 
 def _one(
-    name: str, config: Any, checkpoint: Path, deadline: float | None, threads: int, parent: int
-) -> tuple[Any, dict | None, float, dict]:
-    """One run in a worker: (config, its metrics or None when time was up, seconds, place).
+    name: str, group: list, checkpoint: Path, deadline: float | None, threads: int, parent: int
+) -> tuple[list, list[dict] | None, float, dict]:
+    """A group in a worker: (its runs, their metrics or None when time was up, seconds each, place).
 
     The seconds are those of all attempts whose work the run took over from a checkpoint.
     """
@@ -172,9 +195,12 @@ def _one(
         if share < 1 and (late or (child and os.getppid() != parent)):
             raise OutOfTime
 
-    metrics = None
+    metrics, experiment = None, experiments.load(name)
     try:
-        metrics = experiments.load(name).run(config, checkpoint=checkpoint, progress=progress)
+        if hasattr(experiment, "alike"):
+            metrics = experiment.run_together(group, progress)
+        else:
+            metrics = [experiment.run(group[0], checkpoint=checkpoint, progress=progress)]
     except (OutOfTime, KeyboardInterrupt) as stop:
         if list(checkpoint.parent.glob(f"{checkpoint.name}.*")):
             attempts.write_text(f"{before + time.time() - started}")
@@ -182,7 +208,8 @@ def _one(
             raise
     finally:
         _alone.release()
-    return config, metrics, before + time.time() - started, records.environment()
+    seconds = (before + time.time() - started) / len(group)
+    return group, metrics, seconds, records.environment()
 
 
 def _seconds(attempts: Path) -> float:
@@ -218,6 +245,10 @@ def only(configs: Sequence[Any], data: str | None, match: str | None = None) -> 
 
 def describe(config: Any) -> str:
     """A run in a few words."""
+    if hasattr(config, "task"):
+        stage = config.stages[0]
+        settings = f"lr={stage.learning_rate:g}, rho={stage.perturbation.rho:g}"
+        return f"{config.task}, {config.method}, {settings}, seed {config.seed}"
     plain = records.plain(config)
     parts = []
     for recipe in plain.get("recipes", [plain]):
@@ -232,6 +263,8 @@ def describe(config: Any) -> str:
 
 
 def _result(metrics: dict) -> str:
+    if metrics.get("diverged"):
+        return "diverged"
     if metrics.get("diverged_step") is not None:
         return f"diverged in step {metrics['diverged_step']}"
     shown = ("test_error", "kinks", "train_loss")

@@ -1,0 +1,126 @@
+"""Runs as a table: one row a run in a pandas DataFrame, and the one comparison that is made.
+
+:func:`frame` makes it of records, :func:`compare` compares two settings seed by seed, and
+:func:`summary` prints means. Every interval is a 95 % one over the seeds; seeds too few to have one
+give -inf to inf, which the ledger calls INCONCLUSIVE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+#: columns in which a run and the one that it is compared with agree
+WITHIN = ("data", "net", "norm", "noise", "kind")
+
+
+def frame(
+    records: Iterable[Mapping[str, Any]], setting: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> pd.DataFrame:
+    """One row for each record: the entries of ``setting(config)``, "seed", and every metric.
+
+    A metric that a run does not have, because it diverged, is missing (nan).
+    """
+    rows = [{**setting(r["config"]), "seed": r["seed"], **r["metrics"]} for r in records]
+    return pd.DataFrame(rows)
+
+
+def pick(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows with these values, None for those that have none; ValueError where there is no row.
+
+    >>> pick(pd.DataFrame({"method": ["ERM", "SAM"], "seed": [0, 0]}), {"method": "SAM"})
+      method  seed
+    1    SAM     0
+    """
+    for column, value in where.items():
+        runs = runs[runs[column].isna() if value is None else runs[column] == value]
+    if runs.empty:
+        raise ValueError(f"there is no run with {dict(where)}")
+    return runs
+
+
+def by_seed(runs: pd.DataFrame, measure: str, where: Mapping[str, Any]) -> pd.Series:
+    """The measure of the one run that each seed has with these values, seed -> number.
+
+    Raises ValueError where a seed has two.
+    """
+    found = pick(runs, where).set_index("seed")[measure].dropna().sort_index()
+    if not found.index.is_unique:
+        twice = found.index[found.index.duplicated()][0]
+        raise ValueError(f"two runs of seed {twice} have {dict(where)}: say which")
+    return found.astype(float)
+
+
+def compare(
+    runs: pd.DataFrame, measure: str, a: Mapping[str, Any], b: Mapping[str, Any]
+) -> tuple[float, float]:
+    """The interval of the mean of ``measure`` under a minus that under b, seed by seed.
+
+    Each of ``a`` and ``b`` picks, by its columns, one run a seed. Raises ValueError where they pick
+    two, or have no seed in common.
+    """
+    difference = (by_seed(runs, measure, a) - by_seed(runs, measure, b)).dropna()
+    if difference.empty:
+        raise ValueError("a comparison needs seeds that both sides have; there are none")
+    return interval(difference)
+
+
+def interval(values: Sequence[float] | pd.Series, *, correlations: bool = False) -> tuple:
+    r"""(low, high) for the mean, by Student's t: :math:`\bar x \pm t_{0.975, n-1}\, s/\sqrt n`.
+
+    For ``correlations`` of Fisher's :math:`z = \operatorname{artanh} r`, and back, so that it stays
+    within [-1, 1]; a correlation of exactly 1 or -1 counts as 0.999.
+
+    >>> print("{:.3f} to {:.3f}".format(*interval([0.20, 0.21, 0.25])))
+    0.154 to 0.286
+    >>> print("{:.3f} to {:.3f}".format(*interval([0.9, 0.95, 0.99], correlations=True)))
+    0.733 to 0.994
+    """
+    x = np.asarray(values, float)
+    if correlations:
+        low, high = interval(np.arctanh(np.clip(x, -0.999, 0.999)))
+        return float(np.tanh(low)), float(np.tanh(high))
+    n = len(x)
+    if n < 2:
+        return -np.inf, np.inf
+    half = student.ppf(0.975, n - 1) * np.std(x, ddof=1) / n**0.5
+    return float(x.mean() - half), float(x.mean() + half)
+
+
+def summary(
+    runs: pd.DataFrame,
+    by: Sequence[str],
+    measures: Sequence[str],
+    against: Mapping[str, Any] | None = None,
+    digits: int = 3,
+) -> pd.DataFrame:
+    """One row for each combination of the columns ``by``: how many runs, and each measure's mean.
+
+    As text, "0.258 ± 0.006" with half the width of the interval. With ``against``, which picks the
+    runs to compare with, "test_error - base" is the mean difference to those with the same seed.
+    """
+    table = []
+    for key, own in runs.groupby(list(by), dropna=False, sort=False):
+        row = dict(zip(by, key, strict=True)) | {"runs": len(own)}
+        for measure in measures:
+            if measure not in own or own[measure].isna().all():
+                continue
+            row[measure] = _mean(own[measure].dropna(), digits)
+            if against is None or all(row.get(k) == v for k, v in against.items()):
+                continue
+            base = {k: row[k] for k in by if k in WITHIN} | dict(against)
+            difference = by_seed(own, measure, {}) - by_seed(runs, measure, base)
+            if difference.notna().any():
+                row[f"{measure} - base"] = _mean(difference.dropna(), digits)
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def _mean(values: pd.Series, digits: int) -> str:
+    low, high = interval(values)
+    spread = "" if np.isinf(high) else f" ± {(high - low) / 2:.{digits}f}"
+    return f"{values.mean():.{digits}f}{spread}"
