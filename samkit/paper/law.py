@@ -75,9 +75,7 @@ def gain(problems: list[SparseRegression], *, rho: float = 0.05, init: float = 0
         redrawn = [first_order_shrinkage(problem, moments, m) for m in range(1, n + 1)]
         law.append(unit * constants.tilt(redrawn))
         theta.append(constants.theta)
-    return Gain(
-        sizes, np.array(measured), np.array(predicted), np.array(law), np.array(theta), rho
-    )
+    return Gain(sizes, np.array(measured), np.array(predicted), np.array(law), np.array(theta), rho)
 
 
 def gain_picture(found: Gain) -> figures.Picture:

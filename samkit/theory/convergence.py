@@ -7,7 +7,7 @@ One step of unnormalized SAM with batches ``I`` and ``J`` of size b is
 either with ``J = I`` (``scheme="same"``: m-SAM with m = b) or with ``J`` drawn independently of
 ``I`` (``scheme="independent"``).  Throughout, every :math:`l_i` is beta-smooth,
 :math:`\frac1n\sum_i \|\nabla l_i(w) - \nabla L(w)\|^2 \le \sigma^2` for all w, and
-:math:`g = \beta\gamma`, :math:`r = (\beta\rho)^2`, :math:`\Delta_t = E L(w_t) - L_*`,
+:math:`\eta = \beta\gamma`, :math:`\xi = (\beta\rho)^2`, :math:`\Delta_t = E L(w_t) - L_*`,
 :math:`N = \sigma^2 / b`.
 
 The problems below know their beta, sigma^2, mu and L* exactly, so a bound can be compared
@@ -124,13 +124,13 @@ class CosineWells:
 
 
 class NoisySine:
-    r"""PL and non-convex, one parameter: :math:`l_\pm(w) = w^2 + 3\sin^2 w \pm \kappa\sin w`.
+    r"""PL and non-convex, one parameter: :math:`l_\pm(w) = w^2 + 3\sin^2 w \pm \tau\sin w`.
 
     Their mean is :math:`f(w) = w^2 + 3\sin^2 w`, with :math:`f'' = 2 + 6\cos 2w \in [-4, 8]`, and
-    L* = 0 at w = 0.  Each :math:`l_\pm'' = 8 - 12 s^2 \mp \kappa s`, :math:`s = \sin w`,
-    so for :math:`0 \le \kappa \le 24` exactly
-    :math:`\beta = \max(8 + \kappa^2/48,\ 4 + \kappa)`; the variance :math:`\kappa^2\cos^2 w`
-    has maximum :math:`\sigma^2 = \kappa^2`, attained at the minimizer.
+    L* = 0 at w = 0.  Each :math:`l_\pm'' = 8 - 12 s^2 \mp \tau s`, :math:`s = \sin w`,
+    so for :math:`0 \le \tau \le 24` exactly
+    :math:`\beta = \max(8 + \tau^2/48,\ 4 + \tau)`; the variance :math:`\tau^2\cos^2 w`
+    has maximum :math:`\sigma^2 = \tau^2`, attained at the minimizer.
     ``mu`` is the certified constant of :func:`sine_pl_constant`.
     """
 
@@ -363,27 +363,28 @@ def run_sam(
 def descent_coefficients(
     gamma: ArrayLike, rho: ArrayLike, beta: float, scheme: Scheme, *, groups: int = 1
 ) -> tuple[Array, Array]:
-    r"""(p, q) of the one-step lemma :math:`\Delta^+ \le \Delta - p\|\nabla L\|^2 + q\,\sigma^2/b`.
+    r"""(p, q) of the one-step lemma :math:`\Delta^+\le\Delta - p\|\nabla L\|^2 + q\,\sigma^2/b`.
 
-    independent, for g <= 1: :math:`p = \frac\gamma2(1 - r)`, :math:`q = \frac\gamma2(r + g)`;
+    independent, for eta <= 1: :math:`p =\frac\gamma2(1 -\xi)`, :math:`q =\frac\gamma2(\xi + \eta)`;
     same, the batch in b/m = ``groups`` groups that share a perturbation each:
-    :math:`p = \frac\gamma2(1 + g(1-g) - r(1+g))`, :math:`q = \frac\gamma2(1+g)(r\frac bm+g)`.
+    :math:`p = \frac\gamma2(1 + \eta(1-\eta) - \xi(1+\eta))`,
+    :math:`q = \frac\gamma2(1+\eta)(\xi\frac bm+\eta)`.
     """
     _check_scheme(scheme)
     gamma = np.asarray(gamma, float)
-    g, r = beta * gamma, (beta * np.asarray(rho, float)) ** 2
+    eta, xi = beta * gamma, (beta * np.asarray(rho, float)) ** 2
     if scheme == "same":
-        p = gamma / 2 * (1 + g * (1 - g) - r * (1 + g))
-        return p, gamma / 2 * (1 + g) * (r * groups + g)
-    if (g > 1).any():
+        p = gamma / 2 * (1 + eta * (1 - eta) - xi * (1 + eta))
+        return p, gamma / 2 * (1 + eta) * (xi * groups + eta)
+    if (eta > 1).any():
         raise ValueError("with independent batches the lemma needs gamma <= 1 / beta")
-    return gamma / 2 * (1 - r), gamma / 2 * (r + g)
+    return gamma / 2 * (1 - xi), gamma / 2 * (xi + eta)
 
 
 def stationarity_bound(
     gap: float, gammas: ArrayLike, rhos: ArrayLike, *, beta: float, noise: float, scheme: Scheme
 ) -> float:
-    r"""Bound of :math:`\sum_t p_t E\|\nabla L(w_t)\|^2 / \sum_t p_t` for any schedule.
+    r"""Bound of :math:`\sum_t p_t E\|\nabla L(w_t)\|^2 /\sum_t p_t` for any schedule.
 
     The lemma summed: (gap + noise * sum q_t) / sum p_t, with gap = L(w_0) - L* and
     noise = sigma^2 / b.  For a constant schedule the left side is the plain average over t.
@@ -402,7 +403,7 @@ def paper_schedule(steps: int, beta: float) -> tuple[Array, Array]:
 
 
 def paper_bound(steps: ArrayLike, gap: float, *, beta: float, noise: float, C: float = 8) -> Array:
-    r"""T3: average of :math:`E\|\nabla L(w_t)\|^2 \le (4\beta\,gap + C\,noise)/\sqrt T`.
+    r"""T3: average of :math:`E\|\nabla L(w_t)\|^2\le (4\beta\,gap + C\,noise)/\sqrt T`.
 
     gap = L(w_0) - L* and noise = sigma^2 / b; ``steps`` is T, one or many.  Proved in the book
     for both schemes and every T >= 1, with C = 6 where the batches agree and C = 4 where they are
@@ -429,7 +430,7 @@ def pl_paper_bound(
     mu: float,
     noise: float,
 ) -> Array:
-    r"""T3 under PL: :math:`\Delta_T \le 3\beta^2 gap/(\mu T)^2 + 22\beta\,noise/(\mu^2 T)`.
+    r"""T3 under PL: :math:`\Delta_T\le 3\beta^2 gap/(\mu T)^2 + 22\beta\,noise/(\mu^2 T)`.
 
     ``steps`` is T, one or many.  Proved in the book for both schemes; ``constants`` = (16 / e^2,
     32 / 3) is what its proof gives for independent batches.
@@ -440,25 +441,25 @@ def pl_paper_bound(
 
 
 def pl_contraction(gamma: ArrayLike, beta: float, mu: float, scheme: Scheme) -> tuple[Array, Array]:
-    r"""(c, q) of :math:`\Delta^+ \le (1 - c)\Delta + q\,\sigma^2/b` under PL, rho^2 = gamma/beta.
+    r"""(c, q) of :math:`\Delta^+\le (1 - c)\Delta + q\,\sigma^2/b` under PL, rho^2 = gamma/beta.
 
-    independent: :math:`c = 2\mu\gamma(1-g)`, :math:`q = \gamma g(1 + (1-g)\mu/(2\beta))`;
-    same, for any :math:`0 < \theta \le (1-g)/s`, :math:`s = 1 - g + g^2`:
-    :math:`c = \mu\gamma(2(1-g) - \theta s)`,
-    :math:`q = \gamma g(1/(2\theta) + (1+\sqrt g)^2/2)`.  Here theta is the one of the proof:
-    1/5 at g = 1/2 (the first phase), else :math:`\min(1 - g, 5/4 - 2g)/s`.
+    independent: :math:`c = 2\mu\gamma(1-\eta)`, :math:`q =\gamma\eta (1 + (1-\eta)\mu/(2\beta))`;
+    same, for any :math:`0 <\theta\le (1-\eta)/\omega`, :math:`\omega = 1 - \eta + \eta^2`:
+    :math:`c =\mu\gamma(2(1-\eta) -\theta\omega)`,
+    :math:`q =\gamma\eta (1/(2\theta) + (1+\sqrt\eta)^2/2)`.  Here theta is the one of the proof:
+    1/5 at eta = 1/2 (the first phase), else :math:`\min(1 -\eta, 5/4 - 2\eta)/\omega`.
     """
     _check_scheme(scheme)
     gamma = np.asarray(gamma, float)
-    g = beta * gamma
-    if (g > 0.5 * (1 + 1e-12)).any():
+    eta = beta * gamma
+    if (eta > 0.5 * (1 + 1e-12)).any():
         raise ValueError("the PL lemma is used for gamma <= 1 / (2 beta)")
     if scheme == "independent":
-        return 2 * mu * gamma * (1 - g), gamma * g * (1 + (1 - g) * mu / (2 * beta))
-    s = 1 - g + g**2
-    theta = np.where(g >= 0.5 * (1 - 1e-12), 0.2, np.minimum(1 - g, 1.25 - 2 * g) / s)
-    contraction = mu * gamma * (2 * (1 - g) - theta * s)
-    return contraction, gamma * g * (0.5 / theta + 0.5 * (1 + np.sqrt(g)) ** 2)
+        return 2 * mu * gamma * (1 - eta), gamma * eta * (1 + (1 - eta) * mu / (2 * beta))
+    omega = 1 - eta + eta**2
+    theta = np.where(eta >= 0.5 * (1 - 1e-12), 0.2, np.minimum(1 - eta, 1.25 - 2 * eta) / omega)
+    contraction = mu * gamma * (2 * (1 - eta) - theta * omega)
+    return contraction, gamma * eta * (0.5 / theta + 0.5 * (1 + np.sqrt(eta)) ** 2)
 
 
 def pl_recursion_bound(
