@@ -41,7 +41,12 @@ class ClaimTable(Row):
         rests = nodes.paragraph("", "", nodes.Text(claim.evidence), *proof)
         words = f"{report.measured}; required {claim.criterion}" if report else "not measured"
         verdict = report.verdict if report else claim.unchecked_verdict
-        return [[said], [rests], [nodes.paragraph("", words)], [nodes.paragraph("", "", badge(verdict))]]
+        return [
+            [said],
+            [rests],
+            [nodes.paragraph("", words)],
+            [nodes.paragraph("", "", badge(verdict))],
+        ]
 
     @staticmethod
     def line(cells) -> nodes.row:
