@@ -20,16 +20,18 @@ gradient. The members of the family differ in where delta comes from:
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import LBFGS, Adadelta, Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from samkit import passes, perturbation
 from samkit.errors import NonFinite
@@ -184,41 +186,57 @@ class SAM(Optimizer):
         self.between = between
         self.ascent_context = ascent_context
         self.generator = generator
-        self.steps = 0
         self.model = model
         self._called: list[nn.Module] | None = None
         self._moves = passes.Moves()
+        self._stepped: list[tuple[weakref.ref[Tensor], int]] = []
+        self._in_place = False
         for group in base.param_groups:  # of an earlier SAM
             if "rho" in base.defaults and group["rho"] == base.defaults["rho"]:
                 group["rho"] = rho
-        super().__init__(base.param_groups, {**base.defaults, "rho": rho})
-        base.defaults["rho"] = rho  # a group added to the base optimizer gets it too
+        own: dict[str, Any] = {"rho": rho, "sam_steps": 0}
+        if generator is not None:
+            own["sam_generator"] = generator.get_state()
+        super().__init__(base.param_groups, {**base.defaults, **own})
+        base.defaults.update(own)  # a group added to the base optimizer gets it too
         self._share()
         self._follow()
+        self.steps = 0
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken; kept in the groups, as those are what every checkpoint has."""
+        return self.param_groups[0]["sam_steps"]
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        for group in self.param_groups:
+            group["sam_steps"] = value
 
     def _share(self) -> None:
-        """One list of groups and one state for both optimizers; groups keep their radii."""
+        """One list of groups and one state for both optimizers; groups keep what is SAM's."""
         for old, new in zip(self.param_groups, self.base.param_groups, strict=True):
-            new.setdefault("rho", old["rho"])
+            for name in old.keys() & {"rho", "sam_steps", "sam_generator"}:
+                new.setdefault(name, old[name])
         self.param_groups, self.state = self.base.param_groups, self.base.state
 
     def _follow(self) -> None:
-        """Shares again whenever the base optimizer loads a state, as that makes new groups."""
+        """Sees when the base optimizer loads a state, which makes new groups, and when it steps."""
         here = weakref.ref(self)
 
         def share(_: Optimizer) -> None:
             if (sam := here()) is not None:
                 sam._share()
 
-        self.base.register_load_state_dict_post_hook(share)
+        def remember(*_: object) -> None:
+            if (sam := here()) is not None:
+                sam._remember()
 
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """What a GradScaler asks first if it is given this optimizer: it must be the other way."""
-        raise ValueError(
-            "scaler.step(opt, ...) cannot carry out the passes of SAM: call "
-            "opt.step(closure, scaler=scaler), then scaler.update()"
-        )
+        self.base.register_load_state_dict_post_hook(share)
+        self.base.register_step_post_hook(remember)
+
+    #: A GradScaler then calls `step` with `found_inf` set on this optimizer, and is told better.
+    _step_supports_amp_scaling = True
 
     def step(  # type: ignore[override]  # the loss is returned always
         self,
@@ -234,8 +252,20 @@ class SAM(Optimizer):
         to find delta, if that is another one. With a random direction the only pass is at
         w + delta.
         """
+        if self.__dict__.pop("found_inf", None) is not None:
+            self.__dict__.pop("grad_scale", None)
+            raise ValueError(SCALER)
+        if closure is None and all(_is_zero(group.get("lr")) for group in self.param_groups):
+            # torch.distributed.checkpoint makes the base optimizer's state like this
+            self.base.step()
+            return torch.zeros(())
         loss = self.gradient(closure, ascent_closure, scaler=scaler)
-        self.base.step() if scaler is None else scaler.step(self.base)
+        if scaler is None:
+            self.base.step()
+        else:
+            scaler.unscale_(self.base)  # so that hooks of a fused optimizer see what others see
+            scaler.step(self.base)
+            self._remember()
         return loss
 
     def gradient(
@@ -251,68 +281,104 @@ class SAM(Optimizer):
         graph. Arguments and result are those of `step`.
         """
         if closure is None:
-            raise ValueError("SAM evaluates the loss more than once: call step(closure)")
+            raise ValueError(
+                "SAM evaluates the loss more than once: call step(closure), with a closure that "
+                "clears the gradients, computes the loss, calls backward and returns the loss"
+            )
+        groups = [g for g in self.param_groups for _ in g["params"]]
         for group in self.param_groups:
             _check_radius(group["rho"])
+        weights = [p for g in self.param_groups for p in g["params"]]
+        pairs = [(p, g) for p, g in zip(weights, groups, strict=True) if p.requires_grad]
+        weights, groups = [p for p, _ in pairs], [g for _, g in pairs]
+        rho = [float(g["rho"]) for g in groups]
         first, last = self.between
         active = first <= self.steps and (last is None or self.steps < last)
+        left = self._clear_stepped(weights)
         with torch.enable_grad():
-            if active and any(group["rho"] > 0 for group in self.param_groups):
-                loss = self._sam(closure, ascent_closure, scaler)
+            if not (active and any(rho)):
+                with self._noticed(weights):
+                    loss = closure()
+            elif self.direction != "gradient":
+                _check_weights(weights)
+                radii = perturbation.radii(weights, rho, self.eta)
+                rule = (
+                    perturbation.gaussian if self.direction == "gaussian" else perturbation.sphere
+                )
+                delta = rule(weights, radii, self.generator)
+                with self._noticed(weights), _refused(left), self._moves(weights, delta):
+                    loss = closure()
             else:
-                loss = closure()
+                _check_weights(weights)
+                signs = [-1.0 if g.get("maximize") else 1.0 for g in groups]
+                loss = self._sam(weights, rho, signs, closure, ascent_closure, left, scaler)
         self.steps += 1
         return loss
 
-    def _sam(self, closure: Closure, ascent: Closure | None, scaler: GradScaler | None) -> Tensor:
+    def _sam(
+        self,
+        weights: list[Tensor],
+        rho: list[float],
+        signs: list[float],
+        closure: Closure,
+        ascent: Closure | None,
+        left: list[Tensor],
+        scaler: GradScaler | None,
+    ) -> Tensor:
         """Fills p.grad with the gradient at w + delta; returns the loss of the first pass."""
-        pairs = [
-            (p, float(group["rho"]))
-            for group in self.param_groups
-            for p in group["params"]
-            if p.requires_grad
-        ]
-        weights, rho = [p for p, _ in pairs], [r for _, r in pairs]
+        scaled = scaler is not None and scaler.is_enabled()
+        scale = scaler.get_scale() if scaler is not None else 1.0
         radii = perturbation.radii(weights, rho, self.eta)
-        if self.direction != "gradient":
-            rule = perturbation.gaussian if self.direction == "gaussian" else perturbation.sphere
-            with self._moves(weights, rule(weights, radii, self.generator)):
-                return closure()
-
         delta: list[Tensor | None] = [None] * len(weights)
         if self.random_start:
             delta = perturbation.sphere(weights, radii, self.generator)
         factor: Tensor | float = 1.0  # the move is factor * delta
         noise = passes.Noise(weights)
-        scale = 1.0 if scaler is None else scaler.get_scale()
+        before = after = passes.State()
         losses: list[Tensor] = []
-        with self._modules() as roots:
-            for _ in range(self.ascent_steps):
-                statistics = _statistics(roots) if losses else []
-                with (
-                    self._moves(weights, delta, factor),
-                    passes.kept(statistics),
-                    self.ascent_context(),
-                ):
-                    losses.append((ascent or closure)())
-                grads = [p.grad for p in weights]
-                delta, factor = self._ascend(delta, grads, radii, rho, scale)
-                self.zero_grad()  # should the closure forget to
+        for k in range(self.ascent_steps + 1):
+            last = k == self.ascent_steps
+            # The descent on other examples than the ascent's is a forward pass of its own.
+            again = k > 0 and not (last and ascent)
+            if k:
                 noise.replay()
-            statistics = [] if ascent else _statistics(roots)
-            # inf or nan if the first pass is, though the second one may not show it
-            mark = factor if isinstance(factor, Tensor) else passes.total(delta)
-            first = grads if self.step_size_only else []
-            del grads
-            with self._moves(weights, delta, factor), passes.kept(statistics):
-                del delta
-                closure()
+            if again:
+                before.restore()
+            with ExitStack() as around:
+                if again:
+                    around.callback(after.restore)
+                if k == 0:
+                    before = around.enter_context(self._watched(weights))
+                    around.enter_context(self._noticed(weights))
+                    around.enter_context(_refused(left))
+                if not last:
+                    around.enter_context(self.ascent_context())
+                around.enter_context(self._moves(weights, delta, factor))
+                if k:
+                    self._clear(weights)
+                if last:
+                    delta = []  # nobody needs the moves any more, and they are large
+                losses.append(_evaluate(closure if last else ascent or closure, losses))
+            if k == 0:
+                after = before.now()
+            if not last:
+                grads = [p.grad for p in weights]
+                if all(g is None for g in grads):
+                    raise ValueError(UNREACHED)
+                if k == 0 and self.step_size_only:
+                    first = [None if g is None else g.clone() for g in grads]
+                if min(signs) < 0:
+                    grads = perturbation.times(grads, signs)
+                delta, factor = self._ascend(delta, grads, radii, rho, scale)
+                del grads
+                # inf or nan if the ascent is, though the second pass may not show it
+                mark = factor if isinstance(factor, Tensor) else passes.total(delta)
         if self.step_size_only:
             second = [p.grad for p in weights]
             for p, g in zip(weights, perturbation.step_size_only(first, second), strict=True):
                 p.grad = g
         grads = [p.grad for p in weights]
-        if scaler is not None:
+        if scaled or (mark.is_cuda and torch.cuda.is_current_stream_capturing()):
             _spread(mark, grads)
         elif not passes.finite([mark, *grads]):
             self.zero_grad()
@@ -324,16 +390,50 @@ class SAM(Optimizer):
         return losses[0]
 
     @contextmanager
-    def _modules(self) -> Iterator[Sequence[nn.Module]]:
-        """The modules that the closure calls, as seen in the first step; or the model."""
-        if self.model is not None:
-            yield [self.model]
-        elif self._called is None:
-            with passes.modules_called() as roots:
-                yield roots
-            self._called = roots
-        else:
-            yield self._called
+    def _watched(self, weights: Sequence[Tensor]) -> Iterator[passes.State]:
+        """The state, from before the pass inside, of the modules that take part in it."""
+        if self._called is not None:
+            yield passes.State(self._called)
+            return
+        with passes.modules_called(self.model) as state:
+            yield state
+        seen = {id(p) for root in state.roots for p in root.parameters()}
+        for root in passes.owners(p for p in weights if id(p) not in seen):
+            state.add(root)
+        self._called = state.roots
+
+    def _clear_stepped(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Clears gradients with which a step was taken; returns the weights that have others."""
+        stepped = {id(g): version for ref, version in self._stepped if (g := ref()) is not None}
+        left = []
+        for p in weights:
+            if p.grad is not None and stepped.get(id(p.grad)) != p.grad._version:
+                left.append(p)
+        if not left:
+            self._clear(weights)
+        return left
+
+    @contextmanager
+    def _noticed(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Notices how the closure inside clears p.grad: in its memory, or by None."""
+        found = [None if p.grad is None else weakref.ref(p.grad) for p in weights]
+        yield
+        kept = [f is not None and p.grad is f() for p, f in zip(weights, found, strict=True)]
+        self._in_place = any(kept)
+
+    def _clear(self, weights: Sequence[Tensor]) -> None:
+        """As the closure does it: p.grad is 0 in the same memory, or None."""
+        for p in weights:
+            if not self._in_place:
+                p.grad = None
+            elif p.grad is not None:
+                p.grad.zero_()
+
+    def _remember(self) -> None:
+        """The gradients that the base optimizer has taken a step with."""
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        self._stepped = [(weakref.ref(g), g._version) for g in grads if g is not None]
+        self._opt_called = True  # a scheduler asks for it, to see whether it comes after a step
 
     def _ascend(
         self,
@@ -364,7 +464,7 @@ class SAM(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Everything, the base optimizer included (but not a scheduler's wrapper of `step`)."""
         kept = {k: v for k, v in self.__dict__.items() if k != "step"}
-        return kept | {"_called": None, "_moves": passes.Moves()}
+        return kept | {"_called": None, "_moves": passes.Moves(), "_stepped": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -377,9 +477,11 @@ class SAM(Optimizer):
         self._called = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state_dict, momentum and all, and under "sam" what is SAM's own."""
-        generator = None if self.generator is None else self.generator.get_state()
-        return {**self.base.state_dict(), "sam": {"steps": self.steps, "generator": generator}}
+        """The base optimizer's state_dict; what is SAM's own is in the groups."""
+        if self.generator is not None:
+            for group in self.param_groups:
+                group["sam_generator"] = self.generator.get_state()
+        return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resumes bit for bit what `state_dict` saved.
@@ -388,10 +490,86 @@ class SAM(Optimizer):
         groups keep their rho.
         """
         self.base.load_state_dict(state_dict)
-        own = state_dict.get("sam", {"steps": 0, "generator": None})
-        self.steps = own["steps"]
-        if self.generator is not None and own["generator"] is not None:
-            self.generator.set_state(own["generator"].cpu())  # wherever map_location has put it
+        self.steps = state_dict["param_groups"][0].get("sam_steps", 0)
+        state = state_dict["param_groups"][0].get("sam_generator")
+        if self.generator is not None and state is not None:
+            self.generator.set_state(state.cpu())  # wherever map_location has put it
+
+
+SCALER = (
+    "scaler.step(opt, ...) cannot carry out the passes of SAM: call "
+    "opt.step(closure, scaler=scaler), then scaler.update()"
+)
+UNREACHED = (
+    "no parameter of this optimizer has a gradient after the first pass: the closure must call "
+    "loss.backward() on a loss of the model whose parameters SAM was given (not of a copy, nor of "
+    "one that a framework has replaced by its own)"
+)
+LEFT = (
+    "gradients of an earlier backward pass are still there when the closure calls backward, and "
+    "would be in one of SAM's two passes alone. Call opt.zero_grad() in the closure. To accumulate "
+    "micro-batches, also under a framework such as Lightning, let the closure go over all of them, "
+    "with the framework's own accumulation off"
+)
+AGAIN = (
+    "the closure did not compute the loss again: it must call the model and the loss function "
+    "itself, and then backward, each time that it is called"
+)
+ACCELERATE = (
+    "accelerate's gradient accumulation calls the closure for the last micro-batch alone. Let the "
+    "closure go over all micro-batches, with gradient_accumulation_steps=1"
+)
+SHARDED = (
+    "FSDP1 keeps this parameter as a piece of a flat one, whose move SAM cannot see. Use "
+    "torch.distributed.fsdp.fully_shard (FSDP2) or DistributedDataParallel"
+)
+
+
+def _evaluate(closure: Closure, losses: Sequence[Tensor]) -> Tensor:
+    """The loss that the closure returns; ValueError if it is the graph of an earlier pass."""
+    try:
+        loss = closure()
+    except RuntimeError as error:
+        if losses and "modified by an inplace operation" in str(error):
+            raise ValueError(AGAIN) from error
+        raise
+    node = getattr(loss, "grad_fn", None)
+    if losses and node is not None and node is getattr(losses[-1], "grad_fn", None):
+        raise ValueError(AGAIN)
+    return loss
+
+
+@contextmanager
+def _refused(left: Sequence[Tensor]) -> Iterator[None]:
+    """ValueError, from within backward, if one of these is not cleared before it gets more."""
+
+    def look(p: Tensor, _: Tensor) -> None:
+        if p not in seen:
+            seen.add(p)
+            g = p.grad
+            if g is not None and (g.coalesce().values() if g.is_sparse else g).any():
+                raise ValueError(LEFT)
+
+    seen: set[Tensor] = set()
+    handles = [p.register_hook(partial(look, p)) for p in left]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_weights(weights: Sequence[Tensor]) -> None:
+    """ValueError for weights that SAM cannot move as it must."""
+    if any(getattr(p, "_fsdp_flattened", False) for p in weights):
+        raise ValueError(SHARDED)
+    accelerate = sys.modules.get("accelerate.state")
+    if accelerate is not None and accelerate.GradientState().num_steps > 1:
+        raise ValueError(ACCELERATE)
+
+
+def _is_zero(lr: Any) -> bool:
+    return lr is not None and float(lr) == 0
 
 
 def _check_base(base: Optimizer) -> None:
@@ -402,8 +580,11 @@ def _check_base(base: Optimizer) -> None:
         raise ValueError("base is a SAM already: set its options, or pass the optimizer in it")
     if isinstance(base, LBFGS):
         raise ValueError("LBFGS evaluates the loss by itself, at other points than SAM's")
-    if isinstance(base, Adadelta):
-        raise ValueError("Adadelta has a rho of its own in its groups, where SAM's has to be")
+    if "rho" in base.defaults and "sam_steps" not in base.defaults:
+        raise ValueError(
+            f"{type(base).__name__} has a rho of its own in its groups, where SAM's has to be: "
+            "use another base optimizer"
+        )
 
 
 def _check_radius(rho: Any) -> None:
@@ -424,11 +605,6 @@ def _check_between(between: Any) -> None:
             "between must be (first, last), integers with 0 <= first <= last, or None as last, "
             f"not {between!r}"
         )
-
-
-def _statistics(roots: Sequence[nn.Module]) -> list[Tensor]:
-    """The running statistics of these modules and of all that is in them now."""
-    return passes.tracked(module for root in roots for module in root.modules())
 
 
 def _spread(mark: Tensor, grads: Sequence[Tensor | None]) -> None:

@@ -1,4 +1,4 @@
-"""SAM and msam_grad under DistributedDataParallel: two gloo processes on the CPU."""
+"""SAM and msam_grad on two gloo processes on the CPU: DistributedDataParallel, FSDP2, FSDP1."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from oracle import dense, relative
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from samkit import SAM, msam_grad
+from samkit import SAM, NonFinite, msam_grad
 
 RANKS, B, RHO = 2, 12, 0.3
 
@@ -76,15 +77,19 @@ def rank(i: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What each rank has in p.grad, case by case."""
-    folder = tmp_path_factory.mktemp("ranks")
+def spawned(rank, folder):
+    """What each rank has saved."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     mp.spawn(rank, (port, str(folder)), nprocs=RANKS)
     return [torch.load(folder / f"{i}.pt", weights_only=True) for i in range(RANKS)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each rank has in p.grad, case by case."""
+    return spawned(rank, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -94,3 +99,81 @@ def test_every_rank_has_the_gradient_of_all_data(found, name):
     true = dense(net, losses, x, y, rho=RHO, m=m, decay=decay)
     for grads in found:
         assert relative(grads[name], true) < 1e-12
+
+
+# The same steps on whole weights, and where they are spread over the ranks
+
+#: SAM's options
+OPTIONS = {
+    "SAM": {},
+    "unnormalized": {"normalize": False},
+    "ASAM": {"adaptive": True},
+    "three ascent steps": {"ascent_steps": 3},
+    "step size only": {"step_size_only": True},
+    "momentum": {},
+}
+
+
+def three_steps(model, x, y, name, opt=None):
+    if opt is None:
+        momentum = 0.9 if name == "momentum" else 0.0
+        opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+        opt = SAM(opt, rho=RHO, **OPTIONS[name])
+
+    def closure():
+        opt.zero_grad()
+        loss = losses(model(x), y).mean()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        opt.step(closure)
+
+
+def sharded_rank(i: int, port: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=i, world_size=RANKS)
+    torch.set_num_threads(1)
+    part = slice(i * B // RANKS, (i + 1) * B // RANKS)
+    seen = {}
+    for name in OPTIONS:
+        net, x, y = data()
+        model = DistributedDataParallel(net, gradient_as_bucket_view=True)
+        three_steps(model, x[part], y[part], name)
+        seen["DDP", name] = dict(net.named_parameters())
+
+        net, x, y = data()
+        fully_shard(net[0])
+        fully_shard(net)
+        three_steps(net, x[part], y[part], name)
+        seen["FSDP2", name] = {k: p.full_tensor() for k, p in net.named_parameters()}
+    net, x, y = data()
+    fully_shard(net)
+    opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO)
+    before = {k: p.full_tensor() for k, p in net.named_parameters()}
+    bad = x[part] * (float("nan") if i else 1)  # in the shards of one rank alone
+    with pytest.raises(NonFinite):
+        three_steps(net, bad, y[part], "SAM", opt)
+    assert all(torch.equal(p.full_tensor(), before[k]) for k, p in net.named_parameters())
+    for original in (True, False):
+        net, x, y = data()
+        model = FullyShardedDataParallel(
+            net, use_orig_params=original, device_id=torch.device("cpu")
+        )
+        with pytest.raises(ValueError, match="fully_shard"):
+            three_steps(model, x[part], y[part], "SAM")
+    torch.save(seen, Path(folder) / f"{i}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    return spawned(sharded_rank, tmp_path_factory.mktemp("shards"))
+
+
+@pytest.mark.parametrize("how", ["DDP", "FSDP2"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_sharded_weights_are_stepped_like_whole_ones(sharded, how, name):
+    net, x, y = data()
+    three_steps(net, x, y, name)
+    for seen in sharded:
+        assert relative(seen[how, name], dict(net.named_parameters())) < 1e-12
