@@ -835,7 +835,7 @@ UNSEEN = {
     "unnormalized": ({"normalize": False}, float("inf")),
     "ASAM": ({"adaptive": True}, float("inf")),
     "several steps": ({"ascent_steps": 2}, float("inf")),
-    "a move that overflows": ({"normalize": False, "ascent_steps": 2}, 1e30),
+    "a move that overflows": ({"normalize": False, "adaptive": True, "eta": 1e10}, 1e30),
     "step size": ({"step_size_only": True}, float("inf")),
 }
 
