@@ -91,20 +91,28 @@ class SAM(Optimizer):
       is in a hook: `base.register_step_pre_hook(clip)`, with a `clip(*_)` that calls
       `clip_grad_norm_` and returns None. It sees unscaled gradients, also under a GradScaler. A
       hook on the SAM optimizer itself comes before the passes, too early to clip.
-    - Gradient accumulation: let the closure run forward and backward on all micro-batches.
+    - Gradient accumulation: let the closure run forward and backward on all micro-batches. A
+      framework's own accumulation has to be off; where it is seen to be on, `step` raises.
     - Mixed precision: the closure does `scaler.scale(loss).backward()`, then
       `opt.step(closure, scaler=scaler); scaler.update()`. Gradients that overflow in either pass
       skip the step, as in torch. The closure opens autocast itself. Weights that are themselves
       bfloat16 or float16 do not move where the move is smaller than half their spacing, in bfloat16
       :math:`2^{-9}` of the weight: keep float32 weights.
-    - BatchNorm's running statistics are those of the first pass. Both passes see the same dropout
-      masks: torch's random numbers are drawn again, those of Python's `random` and NumPy in the
-      closure are not.
+    - Both passes are of one function: they see the same dropout masks (torch's random numbers are
+      drawn again; those of Python's `random`, NumPy and generators of the closure's own are not),
+      and both begin with the same buffers and numbers in the modules (BatchNorm's statistics, the
+      vectors of spectral normalization, counters), which after the step are as the first pass left
+      them. With an `ascent_closure`, whose forward pass is of other examples, both count.
     - DDP: by default every rank moves along the averaged gradient (m = the global batch). With
       `ascent_context=model.no_sync` each rank moves along its own (m = the local batch), without
       communication in the first pass. The closure must contain the forward pass. DDP's
       `static_graph=True` does not allow passes within `no_sync`. If one rank alone raises, as by
       inf in what only its first pass saw, the others wait for it: let that end all of them.
+    - FSDP2 (`fully_shard`): as on one device. FSDP1 raises.
+    - `maximize=True` of the base optimizer or of a group: its move is along minus the gradient, to
+      where the objective that it climbs is lowest.
+    - complex weights count as pairs of real ones, but for ASAM, whose |w| is the modulus. ASAM's
+      radii are for all parameters alike, biases too; `eta` keeps those at 0 from standing still.
     - sparse gradients, parameters without a gradient, and parameters with one in only one of the
       passes are fine: who has none in the first does not move, who has none in the second gets no
       step.
@@ -123,21 +131,26 @@ class SAM(Optimizer):
         between: (first, last): SAM in the steps first <= t < last, the base optimizer's plain
             step in all others. None as last: to the end.
         ascent_context: a context manager for the passes that find delta.
-        model: whose BatchNorm statistics are to be updated once a step. By default that of the
-            modules called in the first step, with all that belongs to them later. Pass it if it is
-            first called in a later step, or after `model.compile()`, whose calls are not seen.
+        model: whose buffers and numbers are to change once a step. By default those of the modules
+            called in the first step, with all that belongs to them later, and of compiled ones that
+            have the weights. Pass it if it is first called in a later step.
         generator: for the random directions; its state is saved too.
 
     A base optimizer that has been in a SAM before gets the new rho in those groups that had the
     earlier one.
 
-    Raises ValueError for arguments that do not fit; NonFinite if there is no scaler and the
-    gradient of either pass, or its norm, is inf or nan: the weights are as before, p.grad is None
-    and the step does not count, but BatchNorm's running statistics have seen the batch. A step of a
-    single pass is not looked at, as in torch.
+    Raises:
+        ValueError: arguments that do not fit; no parameter got a gradient; gradients of before that
+            the closure does not clear; a closure that does not compute the loss again; a first
+            layer that changes the batch in place; parameters flattened by FSDP1. In all cases the
+            weights are as before.
+        NonFinite: there is no scaler, or one that is not enabled, and the gradient of either pass,
+            or the move, is inf or nan: the weights are as before, p.grad is cleared and the step
+            does not count, but buffers have seen the batch. A step of a single pass is not looked
+            at, as in torch, nor is one that is recorded as a CUDA graph.
 
     Sources: Foret et al. 2021; Kwon et al. 2021; sections 2 to 4 of the paper, and the switches of
-    its code. Chapter: "SAM in practice".
+    its code. Chapter: "Which optimizer do I call, and how?".
     """
 
     def __init__(
@@ -381,7 +394,7 @@ class SAM(Optimizer):
         if scaled or (mark.is_cuda and torch.cuda.is_current_stream_capturing()):
             _spread(mark, grads)
         elif not passes.finite([mark, *grads]):
-            self.zero_grad()
+            self._clear(weights)
             raise NonFinite(
                 "the gradient is inf or nan, in the first or the second pass. No step has been "
                 "taken: lower the learning rate or rho, skip this batch, or pass your GradScaler "

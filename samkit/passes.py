@@ -353,4 +353,5 @@ def owners(weights: Iterable[Tensor]) -> list[nn.Module]:
 
 
 def _subclasses(of: type) -> set[type]:
-    return {of}.union(*(_subclasses(c) for c in of.__subclasses__()))
+    classes: list[type] = of.__subclasses__()
+    return {of}.union(*map(_subclasses, classes))
