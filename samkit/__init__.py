@@ -29,9 +29,10 @@ m = 1 perturbs every example on its own, m = n (or the batch) perturbs them toge
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
+
+from samkit.errors import imported
 
 if TYPE_CHECKING:
     from samkit.errors import NonFinite, Undefined, Unsupported
@@ -85,16 +86,16 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"samkit.{name}")
+        return imported(f"samkit.{name}")
     if name in _NAMES:
-        return getattr(importlib.import_module(f"samkit.{_NAMES[name]}"), name)
+        return getattr(imported(f"samkit.{_NAMES[name]}"), name)
     if name in _MOVED:
         warnings.warn(
             f"samkit.{name} is {_MOVED[name]} now; the old name goes with the next release",
             DeprecationWarning,
             stacklevel=2,
         )
-        return importlib.import_module(_MOVED[name])
+        return imported(_MOVED[name])
     raise AttributeError(f"module 'samkit' has no attribute {name!r}")
 
 

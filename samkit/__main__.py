@@ -2,7 +2,12 @@
 
 import sys
 
-from samkit.paper.command_line import main
+from samkit.errors import imported
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        command_line = imported("samkit.paper.command_line")
+    except ImportError as error:
+        print(f"samkit: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(command_line.main())

@@ -1,6 +1,41 @@
-"""What samkit raises when a SAM gradient cannot be had, beside ValueError for bad arguments."""
+"""What samkit raises beside ValueError for bad arguments, and what it says of a missing package."""
 
 from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+#: the extra of samkit that holds a package
+EXTRAS = {
+    "torch": "torch",
+    "matplotlib": "figures",
+    "anywidget": "interactive",
+    "cattrs": "experiments",
+    "ipywidgets": "interactive",
+    "joblib": "experiments",
+    "pandas": "experiments",
+    "jupytext": "book",
+    "tqdm": "experiments",
+}
+
+
+def imported(module: str) -> ModuleType:
+    """That module; where it needs a package of an extra, an ImportError that says what to do."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise with_cure(error) from None
+
+
+def with_cure(error: Exception) -> Exception:
+    """The error; or, where a package of an extra is missing, one that says what to install."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
+        return error
+    return ImportError(
+        f"this needs {package}, which is not installed: pip install 'samkit[{EXTRAS[package]}]'",
+        name=package,
+    )
 
 
 class NonFinite(FloatingPointError):
@@ -16,7 +51,7 @@ class Undefined(ValueError):
 
 
 class Unsupported(RuntimeError):
-    """The ghost path cannot be proven equal to the loop for this model; the loop is right."""
+    """Not for this model: the ghost path, where the loop is right; or a measure, wrong there."""
 
 
 class Diverged(NonFinite):

@@ -1,14 +1,17 @@
-"""One thread: the networks are tiny, and workers that share cores would wait for each other."""
+"""One thread: the networks are tiny, and workers that share cores would wait for each other.
 
-from __future__ import annotations
+torch is imported by the tests that need it alone, so that the others run where it is not installed.
+"""
 
-import pytest
-import torch
+import os
 
-torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch are imported
 
 
-@pytest.fixture(params=["cpu", *["cuda"] * torch.cuda.is_available()])
-def device(request) -> torch.device:
-    """The CPU, and a GPU where there is one."""
-    return torch.device(request.param)
+def pytest_generate_tests(metafunc):
+    """``device``: the CPU, and a GPU where there is one."""
+    if "device" in metafunc.fixturenames:
+        import torch
+
+        names = ["cpu", *["cuda"] * torch.cuda.is_available()]
+        metafunc.parametrize("device", [torch.device(name) for name in names], ids=names)

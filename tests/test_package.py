@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -91,6 +92,102 @@ def test_every_module_is_on_the_pages_of_the_package():
         *path, last = entry.split(".")
         parent = importlib.import_module(".".join(["samkit", *path]))
         assert hasattr(parent, last) or importlib.import_module(f"samkit.{entry}")
+
+
+BLOCKED = """
+import sys
+
+class Missing:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def without(package: str, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    """That code in a process where the package is not installed."""
+    code = BLOCKED.format(package=package) + code
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_extras_that_errors_name_hold_their_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for package, extra in samkit.errors.EXTRAS.items():
+        requirements = project["optional-dependencies"][extra]
+        assert any(re.match(rf"{package}\b", r) for r in requirements), (package, extra)
+
+
+@pytest.mark.parametrize(
+    "package, extra, names",
+    [
+        ("torch", "torch", "SAM msam_grad sharpness optim measure nets training"),
+        ("matplotlib", "figures", "paper.figures"),
+        ("cattrs", "experiments", "paper.records"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_cure(package, extra, names):
+    tried = "".join(f"""
+try: samkit.{name}
+except ImportError as error: print({name!r}, error)
+""" for name in names.split())  # fmt: skip
+    result = without(package, f"import samkit\n{tried}")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    cure = f"this needs {package}, which is not installed: pip install 'samkit[{extra}]'"
+    assert lines == [f"{name} {cure}" for name in names.split()]
+
+
+@pytest.mark.parametrize(
+    "package, arguments",
+    [
+        ("torch", ["list"]),
+        ("cattrs", ["list"]),
+        ("joblib", ["run", "fig01_perturbations", "--seeds", "99"]),
+    ],
+)
+def test_the_command_names_the_cure_too(package, arguments):
+    code = "import runpy; runpy.run_module('samkit', run_name='__main__', alter_sys=True)"
+    result = without(package, code, *arguments)
+    assert result.returncode == 2
+    assert "pip install 'samkit[" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_the_numpy_half_is_tested_without_torch():
+    """All are collected and some run, where torch cannot be imported."""
+    code = "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    folders = ["tests/diagonal", "tests/theory", "tests/data/test_noise.py"]
+    run = without("torch", code, "-q", "-p", "no:cacheprovider", "-k", "test_noise", *folders)
+    assert run.returncode == 0, run.stdout
+    assert re.search(r"^\d+ passed, \d+ deselected", run.stdout, re.MULTILINE)
+
+
+TYPED = """
+import samkit
+from samkit import SAM, msam_grad, sharpness
+
+reveal_type(SAM)
+reveal_type(msam_grad)
+reveal_type(sharpness)
+reveal_type(samkit.measure.top_eigenvalue)
+SAM(1, 2, 3, nonsense=4)
+sharpness(rho="wide")
+"""
+
+
+def test_type_checkers_see_the_signatures(tmp_path):
+    (tmp_path / "use.py").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", tmp_path / "use.py"]  # with the cache of `make lint`
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    lines = result.stdout.splitlines()
+    revealed = [line.partition('is "')[2] for line in lines if "Revealed type" in line]
+    assert len(revealed) == 4, result.stdout
+    for text, part in zip(revealed, ("rho: ", "loss_fn: ", "rho: ", "loss_fn: "), strict=True):
+        assert part in text and text != 'Any"', text
+    assert any('"nonsense"' in line for line in lines), result.stdout
+    assert any('"rho"' in line and "str" in line for line in lines), result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -55,17 +55,35 @@ def test_one_version_everywhere():
     assert released == ("date-released" in citation)
 
 
-def test_the_address_of_the_repository_is_in_one_place():
+def test_every_address_of_the_repository_is_that_of_pyproject():
+    """Written out where a registry reads it, in pyproject.toml and the README, else derived."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     names = listed.stdout.splitlines() or [str(p.relative_to(ROOT)) for p in ROOT.rglob("*.toml")]
-    address = re.compile(rf"(?:github|gitlab|codeberg)\.(?:com|org|io)/[\w.-]+/{PROJECT['name']}\b")
-    found = []
-    for name in (name for name in names if not name.startswith("notebooks/")):  # generated
-        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
-        found += [name] * len(address.findall(content.decode("utf-8", "ignore")))
-    assert found in ([], ["pyproject.toml"]), (
-        "name it under [project.urls], and derive it elsewhere"
+    name = PROJECT["name"]
+    address = re.compile(
+        r"(?:(?:github|gitlab|codeberg)\.(?:com|org|io)|raw\.githubusercontent\.com)/([\w.-]+)/"
+        rf"{name}\b|([\w.-]+)\.github\.io/{name}\b"
     )
+    owner = PROJECT["urls"]["Repository"].split("/")[-2]
+    for file in (f for f in names if not f.startswith("notebooks/")):  # generated
+        content = (ROOT / file).read_bytes() if (ROOT / file).is_file() else b""
+        for match in address.finditer(content.decode("utf-8", "ignore")):
+            assert (match[1] or match[2]) == owner, f"{file}: {match[0]}"
+            assert file in ("pyproject.toml", "README.md"), f"{file}: derive it from pyproject.toml"
+
+
+def test_the_page_in_a_registry_is_whole():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme)
+    assert pictures and all(address.startswith("https://") for address in pictures)
+    for address in pictures:
+        assert (ROOT / address.partition("/main/")[2]).is_file(), address
+    for extra in ("torch", "fast", "data", "figures", "interactive", "experiments"):
+        assert extra in PROJECT["optional-dependencies"] and f"`{extra}`" in readme, extra
+    assert {"Documentation", "Changelog", "Issues", "Paper"} <= set(PROJECT["urls"])
+    assert PROJECT["authors"] and PROJECT["keywords"]
+    versions = [c for c in PROJECT["classifiers"] if c.startswith("Programming Language :: Python")]
+    assert f"Programming Language :: Python :: {PROJECT['requires-python'][2:]}" in versions
 
 
 def test_every_source_has_a_doi():

@@ -16,8 +16,9 @@ The library (everything beside this folder) never imports it; ``make lint`` hold
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
+
+from samkit.errors import imported
 
 _MODULES = ("claims", "experiments", "figures", "interactive", "published", "records")
 
@@ -26,7 +27,7 @@ __all__ = [*_MODULES]
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"samkit.paper.{name}")
+        return imported(f"samkit.paper.{name}")
     raise AttributeError(f"module 'samkit.paper' has no attribute {name!r}")
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from samkit.errors import with_cure
 from samkit.paper import experiments, records
 
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _check(options)
         return _run_by_all(options)
     except (ValueError, ImportError, OSError) as error:
-        print(f"samkit: {error}", file=sys.stderr)
+        print(f"samkit: {with_cure(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: finished runs are recorded, the same command goes on", file=sys.stderr)

@@ -26,9 +26,10 @@ results/; ``paper`` has the paper's sizes and wants a GPU.
 
 from __future__ import annotations
 
-import importlib
 import os
 from types import ModuleType
+
+from samkit.errors import imported
 
 NAMES = (
     "fig01_perturbations",
@@ -51,7 +52,7 @@ def load(name: str) -> ModuleType:
     """The experiment of that name; ValueError that lists the names otherwise."""
     if name not in NAMES:
         raise ValueError(f"there is no experiment {name!r}; there are {', '.join(NAMES)}")
-    return importlib.import_module(f"samkit.paper.experiments.{name}")
+    return imported(f"samkit.paper.experiments.{name}")
 
 
 def seeds(name: str, scale: str) -> tuple[int, ...]:
