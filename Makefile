@@ -1,16 +1,22 @@
-# Two commands: `make book` builds the book, `make test` runs every test. The rest serves them.
+# Two commands: `make book` builds the book, `make test` runs every test. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 CONSTRAINTS ?= -c constraints.txt
 STAMPS := _build/stamps
+# the tests of samkit itself, but for those in a browser
+MIRROR := tests --ignore tests/book --ignore tests/tools --ignore tests/paper/interactive
 SAMKIT := $(shell find samkit -type f -not -name '*.pyc' -not -name '*.nb[ci]')
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-RESULTS := $(filter-out results/mut%.json, $(wildcard results/*.json*))
+RESULTS := $(filter-out results/mutants.json, $(wildcard results/*.json*))
 COLAB_PYTHON ?= python3.13
 COLAB_PACKAGES ?= tests/colab/packages.txt
 
-.PHONY: book gate serve test lint unit coverage notebooks colab pages mutants mutation links bench clean
+.PHONY: help book gate serve test more quick lint unit coverage notebooks colab pages mutants core links bench clean
+.NOTPARALLEL:  # two targets may want to execute the same chapter
+
+help:  ## what can be made
+	@sed -nE 's/^([a-z]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 book: $(VENV)/installed  ## execute the chapters and build the pages into _build/html
 	$(PY) -m tools.book build
@@ -24,7 +30,17 @@ serve: book  ## show the built book at http://127.0.0.1:8000
 
 test: lint unit $(STAMPS)/nbval pages  ## everything that must pass
 
-lint: $(VENV)/installed
+more: $(VENV)/installed  ## longer searches for faults, beyond what every change must pass
+	$(PY) -m pytest tests -m long -n 2
+
+quick: $(VENV)/installed  ## lint, types and nine tenths of the tests of samkit, in a minute
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/ruff format --quiet --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(MIRROR) -q -m "not slow and not long" -n 2
+
+lint: $(VENV)/installed  ## style, types, the wall between library and companion, workflows
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -42,7 +58,8 @@ coverage: $(VENV)/installed  ## the share of samkit's lines and branches that th
 	$(PY) -m pytest tests --ignore tests/book --ignore tests/tools --ignore tests/paper/interactive/test_browser.py -n 2 --cov --cov-report= --cov-fail-under=0
 	NUMBA_DISABLE_JIT=1 $(PY) -m pytest tests/diagonal/test_dynamics.py tests/training/test_relu1d.py -k kernel --cov --cov-append
 
-$(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)  ## every notebook runs and its reference outputs hold
+# Every notebook runs, and its reference outputs hold.
+$(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n 2 --dist loadfile notebooks
 	mkdir -p $(STAMPS) && touch $@
 
@@ -61,12 +78,12 @@ links: book  ## every link out of the book leads somewhere; needs a network
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[links]'
 	$(VENV)/bin/lychee --no-progress --max-retries 3 '_build/html/book/*.html' README.md CHANGELOG.md
 
-mutants: $(VENV)/installed  ## inject the faults of tests/mutants.toml, into results/mutants.json
-	$(PY) -m tools.mutants run
+mutants: $(VENV)/installed  ## inject the faults of tests/mutants.toml: each row must notice
+	$(PY) -m tools.mutants rows
 
-mutation: $(VENV)/installed  ## small mechanical faults in the core modules, into results/mutation_score.json
+core: $(VENV)/installed  ## inject mechanical faults into the core modules: their tests must notice
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[mutation]'
-	$(PY) -m tools.mutation_score
+	$(PY) -m tools.mutants core
 
 bench: $(VENV)/installed  ## speed, as ratios against named peers; all but the first two write results/
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[bench]'
@@ -84,6 +101,16 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check $(CONSTRAINTS) -e '.[test]'
 	touch $@
+
+# A Python that is asked for by name is the one that is used.
+ifneq ($(origin PYTHON), file)
+ifneq ($(wildcard $(PY)),)
+VERSION = -c 'import sys; print(*sys.version_info[:2], sep=".")'
+ifneq ($(shell $(PYTHON) $(VERSION)), $(shell $(PY) $(VERSION)))
+$(error $(VENV) holds Python $(shell $(PY) $(VERSION)), not $(PYTHON): run `make clean` first)
+endif
+endif
+endif
 
 clean:  ## forget everything built
 	rm -rf _build $(VENV)

@@ -12,4 +12,4 @@ def statements(program: str) -> list[str]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
                 del node.body[0]
-    return [ast.dump(statement) for statement in tree.body]
+    return [ast.unparse(statement) for statement in tree.body]

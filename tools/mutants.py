@@ -1,25 +1,31 @@
-"""Deliberate faults: does each check of the ledger notice one? `python -m tools.mutants run`.
+"""Deliberate faults: is each of them noticed? `python -m tools.mutants rows` and `... core`.
 
-tests/mutants.toml lists the mutants: a file of samkit or a chapter, an expression of it, what is
-put in its place, and the rows that must turn red. For each of them a process of its own imports
-samkit with the changed text and checks the rows as `python -m samkit check` does. A row is red when
-the check stops the build: a verdict that the row does not allow, or an exception. That all rows
-pass without a fault is what the book's build shows.
+``rows``: tests/mutants.toml lists faults that were thought out, for rows of the ledger: a file of
+samkit or a chapter, an expression of it, what is put in its place, and the rows that must turn red.
+A process of its own imports samkit with the changed text and checks the rows as `python -m samkit
+check` does. A row is red when the check stops the build: a verdict that the row does not allow, or
+an exception. That all rows pass without a fault is what the book's build shows.
 
-Results go to results/mutants.json, one mutant after the other: a run that is interrupted goes on
-where it stopped, and what has not changed is not run again. `run ID ...` runs these mutants alone.
+``core``: mechanical faults in the modules that much of samkit rests on. cosmic-ray knows them: one
+operator, number, comparison, decorator or loop changed at a time (but for `|`, which stands in
+annotations). A fault with which the module's tests pass is a survivor; tests/survivors.toml says
+why.
+
+Results go to results/mutants.json as they come: a run that is interrupted goes on where it stopped,
+and what has not changed is not run again. `rows ID ...` and `core FILE ...` run these alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import difflib
 import hashlib
-import importlib.machinery
 import importlib.util
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +35,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +43,68 @@ from tools.meaning import statements
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "tests" / "mutants.toml"
+REASONS = ROOT / "tests" / "survivors.toml"
 RECORD = "mutants"
-LIMIT = 600  # seconds for one mutant
+LIMIT = 600  # seconds for the rows of one mutant
+TESTS = {  # of each core module of samkit
+    "samkit/perturbation.py": "tests/test_perturbation.py",
+    "samkit/optim.py": "tests/test_optim.py",
+    "samkit/msam/loop.py": "tests/msam/test_msam_grad.py",
+    "samkit/msam/batch.py": "tests/msam/test_msam_grad.py",
+    "samkit/msam/plan.py": "tests/msam/test_plan.py",
+    "samkit/paper/claims.py": "tests/paper/test_claims.py",
+}
+
+
+def load() -> dict[str, Any]:
+    """The record: "rows", with an entry for each mutant, and "core", with one for each module."""
+    from samkit.paper import records
+
+    return {"rows": {}, "core": {}} | records.load(RECORD, missing={})
+
+
+def save(part: str, entries: Mapping[str, Any], order: Iterable[str]) -> None:
+    from samkit.paper import records
+
+    kept = {name: entries[name] for name in order if name in entries}
+    records.save(RECORD, load() | {part: kept})
+
+
+def digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def stamp() -> dict[str, Any]:
+    """When, and with which versions, something was tried."""
+    from samkit.paper.claims import versions
+
+    today = datetime.datetime.now(datetime.UTC).date()
+    return {"date": today.isoformat(), "versions": versions()}
+
+
+class Changed(SourceFileLoader):
+    """Loads a module from another text than its file's, and leaves Python's cache of it alone."""
+
+    def __init__(self, name: str, file: str, text: str):
+        super().__init__(name, str(ROOT / file))
+        self.text = text
+
+    def get_code(self, fullname):
+        return compile(self.text, self.path, "exec", dont_inherit=True)
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self.name:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self.path, loader=self)
+
+
+def change(file: str, text: str) -> None:
+    """From now on this process imports a module of samkit from ``text``."""
+    name = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    sys.meta_path.insert(0, Changed(name, file, text))
+
+
+# --- faults for rows of the ledger ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -54,9 +121,9 @@ class Mutant:
     def applied(self, text: str) -> str:
         """The text with the fault; ValueError where an expression is not there exactly once."""
         for old, new in zip(self.old, self.new, strict=True):
-            if (count := text.count(old)) != 1:
+            if (times := text.count(old)) != 1:
                 raise ValueError(
-                    f"mutant {self.id}: {old!r} is there {count} times in {self.file}, not once: "
+                    f"mutant {self.id}: {old!r} is there {times} times in {self.file}, not once: "
                     "write in tests/mutants.toml what stands there now"
                 )
             text = text.replace(old, new)
@@ -87,7 +154,7 @@ def checks(chapter: str) -> dict[str, str]:
 
     code = statements(checking.source(chapter))
     rows = [row.id for row in claims.ledger().values() if row.chapter == chapter]
-    return {row: text for row in rows for text in code if f"Constant(value='{row}')" in text}
+    return {row: text for row in rows for text in code if f"'{row}'" in text}
 
 
 def catalogue() -> dict[str, Mutant]:
@@ -114,7 +181,7 @@ def rows_with_verdict() -> list[str]:
 def fingerprint(mutant: Mutant) -> str:
     """Changes when a definition that the fault changes does, or a row's check or tolerance.
 
-    It does not follow what these call in samkit: `run --again` repeats everything.
+    It does not follow what these call in samkit: `rows --again` repeats everything.
     """
     from samkit.paper import claims
 
@@ -122,42 +189,14 @@ def fingerprint(mutant: Mutant) -> str:
     for row in mutant.rows:
         claim = claims.find(row)
         parts += [checks(claim.chapter)[row], claim.criterion]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-# --- in the process of a mutant -------------------------------------------------------------------
-
-
-class _Changed(importlib.machinery.SourceFileLoader):
-    """Loads a module from a changed text, and leaves Python's cache of it alone."""
-
-    mutant: Mutant
-
-    def get_code(self, fullname):
-        text = self.mutant.applied(Path(self.path).read_text(encoding="utf-8"))
-        return compile(text, self.path, "exec", dont_inherit=True)
-
-
-class _Finder:
-    """Finds the one module that a mutant changes."""
-
-    def __init__(self, mutant: Mutant):
-        name = mutant.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-        self.mutant, self.name = mutant, name
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname != self.name:
-            return None
-        file = str(ROOT / self.mutant.file)
-        loader = _Changed(fullname, file)
-        loader.mutant = self.mutant
-        return importlib.util.spec_from_file_location(fullname, file, loader=loader)
+    return digest(*parts)
 
 
 def outcomes(mutant: Mutant) -> dict[str, dict[str, Any]]:
     """Row -> "verdict", "measured", "red", and "error" where an exception came before a report."""
     if not mutant.chapter:
-        sys.meta_path.insert(0, _Finder(mutant))
+        text = (ROOT / mutant.file).read_text(encoding="utf-8")
+        change(mutant.file, mutant.applied(text))
     from samkit.paper import checking, claims
 
     by_chapter: dict[str, list[str]] = {}
@@ -165,8 +204,8 @@ def outcomes(mutant: Mutant) -> dict[str, dict[str, Any]]:
         by_chapter.setdefault(claims.find(row).chapter, []).append(row)
     entries: dict[str, dict[str, Any]] = {}
     for chapter, rows in by_chapter.items():
-        change = mutant.applied if chapter == mutant.chapter else str
-        for row, outcome in checking.execute(chapter, rows, change).items():
+        here = mutant.applied if chapter == mutant.chapter else str
+        for row, outcome in checking.execute(chapter, rows, here).items():
             entries[row] = {"red": not outcome.expected}
             if report := outcome.report:
                 entries[row] |= {"verdict": str(report.verdict), "measured": report.measured}
@@ -182,9 +221,6 @@ def one(mutant_id: str) -> None:
         warnings.simplefilter("ignore")
         result = outcomes(catalogue()[mutant_id])
     print(json.dumps(result))
-
-
-# --- the runner -----------------------------------------------------------------------------------
 
 
 def run_one(mutant: Mutant, limit: float = LIMIT) -> dict[str, Any]:
@@ -205,42 +241,28 @@ def run_one(mutant: Mutant, limit: float = LIMIT) -> dict[str, Any]:
             raise RuntimeError(f"mutant {mutant.id}: not done after {limit:.0f} s") from None
     if done.returncode:
         raise RuntimeError(f"mutant {mutant.id} could not be run:\n{done.stderr[-2000:]}")
-    from samkit.paper.claims import versions
-
     return {
         "fingerprint": fingerprint(mutant),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": versions(),
+        **stamp(),
         "seconds": round(time.perf_counter() - began, 1),
         "rows": json.loads(done.stdout),
     }
 
 
-def load() -> dict[str, Any]:
-    """The record: mutant -> its entry; empty where there is none yet."""
-    from samkit.paper import records
-
-    return records.load(RECORD, missing={})
-
-
-def run(chosen: Iterable[str] = (), again: bool = False) -> list[str]:
+def run_rows(chosen: Iterable[str] = (), again: bool = False) -> list[str]:
     """Runs what is not recorded; returns what is wrong with the record, as :func:`faults`."""
-    from samkit.paper import records
-
     mutants = catalogue()
     if unknown := set(chosen) - set(mutants):
         raise SystemExit(f"there are no mutants {sorted(unknown)}")
-    record = {id_: entry for id_, entry in load().items() if id_ in mutants}
-    for id_ in chosen or mutants:  # before any is run
-        mutants[id_].applied((ROOT / mutants[id_].file).read_text(encoding="utf-8"))
-    for id_ in chosen or mutants:
-        fresh = id_ in record and record[id_]["fingerprint"] == fingerprint(mutants[id_])
-        if fresh and not again:
+    record = {id_: entry for id_, entry in load()["rows"].items() if id_ in mutants}
+    current = {id_: fingerprint(mutants[id_]) for id_ in chosen or mutants}  # before any is run
+    for id_, now in current.items():
+        if id_ in record and record[id_]["fingerprint"] == now and not again:
             continue
         entry = record[id_] = run_one(mutants[id_])
         red = sum(row["red"] for row in entry["rows"].values())
         print(f"{id_}: {red} of {len(entry['rows'])} red, {entry['seconds']} s", flush=True)
-        records.save(RECORD, {name: record[name] for name in mutants if name in record})
+        save("rows", record, mutants)
     return faults(record)
 
 
@@ -250,10 +272,10 @@ def faults(record: Mapping[str, Any]) -> list[str]:
     turned: set[str] = set()
     for id_, mutant in catalogue().items():
         if id_ not in record:
-            wrong.append(f"{id_} has not been run: python -m tools.mutants run")
+            wrong.append(f"{id_} has not been run: python -m tools.mutants rows")
             continue
         if record[id_]["fingerprint"] != fingerprint(mutant):
-            wrong.append(f"{id_} was run with other code: python -m tools.mutants run")
+            wrong.append(f"{id_} was run with other code: python -m tools.mutants rows")
         red = {row for row, entry in record[id_]["rows"].items() if entry["red"]}
         wrong += [f"{id_}: {row} is not red" for row in mutant.rows if row not in red]
         turned |= red
@@ -261,16 +283,134 @@ def faults(record: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
+# --- mechanical faults in the core ----------------------------------------------------------------
+
+
+def fingerprints(module: str) -> list[str]:
+    """One for each statement of a module's outermost level: of it and of the module's tests."""
+    text, tests = (statements((ROOT / n).read_text("utf-8")) for n in (module, TESTS[module]))
+    return [digest(part, *tests) for part in text]
+
+
+def mechanical(module: str) -> dict[str, list[tuple[str, str, str]]]:
+    """The faults in a module by the fingerprint of the statement they are in.
+
+    Each is the text of the module with the fault, the lines that it changes, and what they become.
+    """
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    text = (ROOT / module).read_text(encoding="utf-8")
+    parts, names = statements(text), fingerprints(module)
+    faulty: dict[str, list[tuple[str, str, str]]] = {name: [] for name in names}
+    nodes = [*ast_nodes(get_ast(text))]
+    for operator in operator_names():
+        kind = get_operator(operator)
+        if operator.startswith("core/ReplaceBinaryOperator_BitOr_") or kind.arguments():
+            continue
+        places = sum(len([*kind().mutation_positions(node)]) for node in nodes)
+        for occurrence in range(places):
+            changed = mutate_code(text, kind(), occurrence)
+            try:
+                after = statements(changed)
+            except SyntaxError:  # no fault that could slip in
+                continue
+            for name, old, new in zip(names, parts, after, strict=True):
+                if old != new:
+                    lines = list(difflib.ndiff(old.splitlines(), new.splitlines()))
+                    was, became = (
+                        " ".join(line[2:].strip() for line in lines if line[0] == sign)
+                        for sign in "-+"
+                    )
+                    faulty[name].append((changed, was, became))
+    return faulty
+
+
+def survives(module: str, text: str) -> bool:
+    """Do the tests of a module pass with that text in its place? In a fork of this process."""
+    import pytest
+
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    code = 1
+    try:
+        signal.alarm(LIMIT // 10)  # a loop that does not end is noticed
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1), os.dup2(silence, 2)
+        change(module, text)
+        code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", str(ROOT / TESTS[module])])
+    finally:
+        os._exit(code)
+
+
+def try_module(module: str, known: Sequence[str]) -> None:
+    """Prints, for each statement that is not known, its fingerprint, faults tried, survivors."""
+    import hypothesis  # noqa: F401, once for all forks
+    import torch  # noqa: F401
+
+    if not survives(module, (ROOT / module).read_text(encoding="utf-8")):
+        raise RuntimeError(f"{TESTS[module]} fails without a fault")
+    for name, faulty in mechanical(module).items():
+        if name not in known:
+            left = [{"old": o, "new": n} for text, o, n in faulty if survives(module, text)]
+            print(json.dumps([name, {"tried": len(faulty), "survivors": left}]), flush=True)
+
+
+def run_core(chosen: Iterable[str] = ()) -> None:
+    """Tries the statements of the core modules that are not recorded as they are."""
+    if unknown := set(chosen) - set(TESTS):
+        raise SystemExit(f"no core module: {', '.join(sorted(unknown))}; name {', '.join(TESTS)}")
+    for module in chosen or TESTS:
+        record = load()["core"]
+        names = fingerprints(module)
+        parts = record.get(module, {}).get("parts", {})
+        parts = {name: parts[name] for name in names if name in parts}
+        if len(parts) < len({*names}):
+            command = [sys.executable, "-m", "tools.mutants", "try", module, *parts]
+            one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+            with subprocess.Popen(
+                command, cwd=ROOT, env=one_thread, stdout=subprocess.PIPE, text=True
+            ) as process:
+                for line in process.stdout or ():
+                    name, entry = json.loads(line)
+                    parts[name] = entry
+                    record[module] = {"tests": TESTS[module], **stamp(), "parts": parts}
+                    save("core", record, TESTS)
+            if process.returncode:
+                raise SystemExit(f"{module} could not be tried")
+        tried, left = tally(record[module])
+        print(f"{module}: {tried - len(left)} of {tried} faults noticed", flush=True)
+
+
+def tally(entry: Mapping[str, Any]) -> tuple[int, list[dict[str, str]]]:
+    """The number of faults tried in a module, and the survivors: "old" and "new" lines."""
+    parts = entry["parts"].values()
+    return sum(p["tried"] for p in parts), [s for part in parts for s in part["survivors"]]
+
+
+def reasons() -> dict[tuple[str, str], str]:
+    """Why survivors survive, by the module and the line that was changed."""
+    entries = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
+    return {(entry["module"], entry["old"]): entry["why"] for entry in entries}
+
+
 def main(arguments: Sequence[str]) -> int:
     match arguments:
-        case ["one", mutant_id]:
-            one(mutant_id)
-            return 0
-        case ["run", *chosen]:
-            wrong = run([id_ for id_ in chosen if id_ != "--again"], "--again" in chosen)
+        case ["rows", *chosen]:
+            wrong = run_rows([id_ for id_ in chosen if id_ != "--again"], "--again" in chosen)
             print("\n".join(wrong) or "every row has a mutant that turns it red")
             return 1 if wrong else 0
-    raise SystemExit(__doc__)
+        case ["core", *chosen]:
+            run_core(chosen)
+        case ["one", mutant_id]:
+            one(mutant_id)
+        case ["try", module, *known]:
+            try_module(module, known)
+        case _:
+            raise SystemExit(__doc__)
+    return 0
 
 
 if __name__ == "__main__":

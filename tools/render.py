@@ -23,8 +23,8 @@ from tools.tree import BuildFailed
 
 CACHE = tree.BUILD / ".jupyter_cache"
 STAMP = tree.BUILD / "stamps" / "book"
-SHOWN = ("results/mutants.json", "results/mutation_score.json")  # by a page, and no chapter
-SETTINGS = ("_config.yml", "_toc.yml", "pyproject.toml", "samkit", "tools", "tests/mutants.toml")
+SETTINGS = ("_config.yml", "_toc.yml", "pyproject.toml", "samkit", "tools")
+SETTINGS += ("results/mutants.json", "tests/mutants.toml", "tests/survivors.toml")
 
 
 def files(*names: str) -> list[Path]:
@@ -38,7 +38,7 @@ def files(*names: str) -> list[Path]:
 def state(chapters: list[Path]) -> dict[str, str]:
     """What the pages are made of: a hash of each source and one of all the rest."""
     sources = [path for path in files("book") if path.suffix == ".md"]
-    rest = [path for path in files("book", *SHOWN, *SETTINGS) if path not in sources]
+    rest = [path for path in files("book", *SETTINGS) if path not in sources]
     rest += [execute.executed_path(page) for page in chapters]
     day = int(commit_time()) // 86400  # stands on every page
     parts = [b"%s" % str(path).encode() + path.read_bytes() for path in rest]

@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:  # Sphinx does not run in the root
 
 from ledger_pages import anchor, css_class, reports  # noqa: E402
 
-from tools import mutants, mutation_score  # noqa: E402
+from tools import mutants  # noqa: E402
 
 
 def outcome(entry: dict) -> str:
@@ -46,11 +46,11 @@ class MutantsDirective(SphinxDirective):
     """A line of counts, the rows that need words, and the table."""
 
     def run(self):
-        found, catalogue = mutants.load(), mutants.catalogue()
+        found, catalogue = mutants.load()["rows"], mutants.catalogue()
         ledger = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
         if missing := [id_ for id_ in catalogue if id_ not in found]:
             raise self.error(
-                f"results/mutants.json lacks {', '.join(missing)}: python -m tools.mutants run"
+                f"results/mutants.json lacks {', '.join(missing)}: python -m tools.mutants rows"
             )
         today = reports()
 
@@ -96,33 +96,31 @@ class MutationScoreDirective(SphinxDirective):
     """A table of the core modules, and under each what its tests did not notice."""
 
     def run(self):
-        found, lines, folds = mutation_score.load(), [], []
-        if missing := set(mutation_score.TESTS) - set(found):
-            raise self.error(
-                f"results/mutation_score.json lacks {', '.join(sorted(missing))}: make mutation"
-            )
-        reasons = mutation_score.reasons()
+        found, lines, folds = mutants.load()["core"], [], []
+        if missing := set(mutants.TESTS) - set(found):
+            raise self.error(f"results/mutants.json lacks {', '.join(sorted(missing))}: make core")
+        reasons = mutants.reasons()
         for module, entry in found.items():
-            tried, survivors = entry["tried"], entry["survivors"]
+            tried, survivors = mutants.tally(entry)
             noticed = tried - len(survivors)
             name = f"<code>{html.escape(module)}</code>"
-            later = "" if entry["sources"] == mutation_score.sources(module) else " (changed since)"
+            same = entry["parts"].keys() == set(mutants.fingerprints(module))
+            later = "" if same else " (changed since)"
             lines.append(
                 f'<tr><th scope="row">{name} <code>{html.escape(entry["tests"])}</code></th>'
                 f"<td>{tried}</td><td>{noticed}</td><td>{noticed / tried:.0%}</td>"
                 f"<td>{entry['date']}{later}</td></tr>"
             )
             items = ""
-            for old, group in groupby(survivors, itemgetter("old")):  # by line
-                changed = list(group)
+            for old, group in groupby(survivors, itemgetter("old")):
                 if (module, old) not in reasons:
                     raise self.error(f"tests/survivors.toml does not say why {old!r} survives")
                 became = ", ".join(
                     f"<code>{html.escape(s['new'])}</code>" if s["new"] else "nothing"
-                    for s in changed
+                    for s in group
                 )
                 items += (
-                    f"<li>line {changed[0]['line']}: <code>{html.escape(old)}</code> became "
+                    f"<li><code>{html.escape(old)}</code> became "
                     f"{became}. Why: {html.escape(reasons[module, old])}.</li>"
                 )
             folds.append(
