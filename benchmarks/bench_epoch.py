@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import device, interleaved, machine
-from samkit import nets
+from samkit import Perturbation, nets
 from samkit.data import crop_and_flip
 from samkit.paper import records
-from samkit.training.fit import EVALUATED, Recipe, fit
+from samkit.training import Recipe, fit
+from samkit.training.fit import EVALUATED
 
 BATCH, RHO = 128, 0.1
 
@@ -68,7 +69,7 @@ def plain(width: int, x: Tensor, y: Tensor, rho: float) -> Callable[[], object]:
 
 def ours(width: int, x: Tensor, y: Tensor, rho: float) -> Callable[[], object]:
     net = nets.resnet("18", width=width).to(device())
-    recipe = Recipe("SAM" if rho else "ERM", rho=rho, epochs=1, weight_decay=5e-4, batch_size=BATCH)
+    recipe = Recipe(Perturbation(rho), epochs=1, weight_decay=5e-4, batch_size=BATCH)
     return lambda: fit(net, recipe, (x, y), augment=crop_and_flip)
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_grid [--seeds 10] [--repeats 5]
 
-`samkit.training.train` with all seeds at once, with one seed at a time, and `samkit.training.fit`,
-which trains any network: an epoch of 31 steps on 4000 random signals, batch 128. Writes
-results/bench_grid.json; a number is the ratio of medians.
+`samkit.training.train_stack` with all seeds at once, with one seed at a time, and
+`samkit.training.fit`, which trains any network: an epoch of 31 steps on 4000 random signals, batch
+128. Writes results/bench_grid.json; a number is the ratio of medians.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import numpy as np
 import torch
 
 from benchmarks.measure import interleaved, machine
-from samkit import nets
+from samkit import Perturbation, nets
 from samkit.paper import records
-from samkit.training import MLP, Rule, train
-from samkit.training.fit import Recipe, fit
+from samkit.training import MLP, Recipe, fit, train_stack
 
 NETS = {"40-64-10": MLP(), "40-256-256-10": MLP((40, 256, 256, 10))}
 RULES = {
-    "ERM": (Rule("ERM"), Recipe(epochs=1)),
-    "128-SAM": (Rule("m-SAM", 0.1), Recipe("SAM", rho=0.1, epochs=1)),
-    "16-SAM": (Rule("m-SAM", 0.1, 16), Recipe("m-SAM", rho=0.1, m=16, epochs=1)),
-    "1-SAM": (Rule("m-SAM", 0.1, 1), Recipe("m-SAM", rho=0.1, m=1, epochs=1)),
+    "ERM": Perturbation(),
+    "128-SAM": Perturbation(0.1),
+    "16-SAM": Perturbation(0.1, m=16),
+    "1-SAM": Perturbation(0.1, m=1),
 }
 
 
@@ -41,18 +40,18 @@ def main() -> None:
     result = {"machine": machine(), "seeds": args.seeds, "repeats": args.repeats}
     seeds, rows = range(args.seeds), []
     for name, net in NETS.items():
-        for label, (rule, recipe) in RULES.items():
+        for label, rule in RULES.items():
 
             def together(net=net, rule=rule):
-                train(net, x, y, [rule], seeds, epochs=1)
+                train_stack(net, x, y, [rule], seeds, epochs=1)
 
             def alone(net=net, rule=rule):
                 for seed in seeds:
-                    train(net, x, y, [rule], [seed], epochs=1)
+                    train_stack(net, x, y, [rule], [seed], epochs=1)
 
-            def fitted(net=net, recipe=recipe):
+            def fitted(net=net, rule=rule):
                 for _ in seeds:
-                    fit(nets.mlp(*net.widths), recipe, examples)
+                    fit(nets.mlp(*net.widths), Recipe(rule, epochs=1), examples)
 
             ways = {"together": together, "one by one": alone, "fit": fitted}
             seconds = interleaved(ways, args.repeats)

@@ -107,7 +107,7 @@ def per_example(loss_fn: LossFn, model: nn.Module, batch: Batch) -> Tensor:
     return losses
 
 
-def finite(losses: Tensor, norms: Tensor) -> None:
+def require_finite(losses: Tensor, norms: Tensor) -> None:
     """Raises NonFinite unless all losses and gradient norms are finite (one synchronization)."""
     if not bool(torch.isfinite(losses.detach().sum() + norms.sum())):
         raise NonFinite(

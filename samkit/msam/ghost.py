@@ -39,7 +39,7 @@ from torch.overrides import TorchFunctionMode
 from samkit import passes
 from samkit.errors import Unsupported
 from samkit.msam.attention import self_attention
-from samkit.msam.batch import Batch, LossFn, finite, leaves, mapped, per_example
+from samkit.msam.batch import Batch, LossFn, leaves, mapped, per_example, require_finite
 from samkit.msam.layers import RULES, Call, Site
 
 
@@ -91,7 +91,7 @@ def _part(
         record.backward(losses)
     k = weight_decay * len(part) / groups
     norms = record.squared_norms(k)
-    finite(losses, norms)
+    require_finite(losses, norms)
     rate = (
         torch.where(norms > 0, norms.rsqrt(), 0.0)
         if normalize

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from samkit import passes, perturbation
-from samkit.msam.batch import Batch, LossFn, finite, per_example
+from samkit.msam.batch import Batch, LossFn, per_example, require_finite
 
 
 def loop(
@@ -37,7 +37,7 @@ def loop(
             losses = per_example(loss_fn, model, group)
         decay = half_squares(params, weight_decay)
         grads = _wide(torch.autograd.grad(losses.mean() + decay, params, allow_unused=True))
-        finite(losses, perturbation.norm(grads))
+        require_finite(losses, perturbation.norm(grads))
         delta = (
             perturbation.sam(grads, radii)
             if normalize

@@ -2,7 +2,7 @@
 
 Any network, with schedules, switches of method, checkpoints and records of each epoch:
 
-- :mod:`~samkit.training.fit`: the loop, and :class:`~samkit.training.fit.Recipe`, its settings
+- :func:`samkit.training.fit`: the loop, and :class:`samkit.training.Recipe`, its settings
 - :mod:`~samkit.training.ranks`: the processes that share one training under torchrun
 
 The one-hidden-layer ReLU network on points in 1D, by formulas (Figure 7):
@@ -20,9 +20,21 @@ import warnings
 from typing import Any
 
 from samkit.perturbation import Perturbation
+from samkit.training.fit import Fit, fit
+from samkit.training.recipe import Recipe
 from samkit.training.stack import MLP, errors, gradients, losses, train_stack, worst_case
 
-__all__ = ["MLP", "errors", "gradients", "losses", "train_stack", "worst_case"]
+__all__ = [
+    "MLP",
+    "Fit",
+    "Recipe",
+    "errors",
+    "fit",
+    "gradients",
+    "losses",
+    "train_stack",
+    "worst_case",
+]
 
 
 def _rule(method: str, rho: float = 0.0, m: int | None = None) -> Perturbation:

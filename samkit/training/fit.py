@@ -8,8 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from numbers import Integral
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,10 @@ from samkit.measure.paths import estimate_statistics
 from samkit.msam import msam_grad
 from samkit.msam.batch import Batch, LossFn, per_example
 from samkit.optim import SAM
+from samkit.perturbation import ETA
 from samkit.training.ranks import Ranks
+from samkit.training.recipe import Recipe
 
-METHODS = ("ERM", "random", "n-SAM", "SAM", "m-SAM", "group-SAM")
-GROUPED = ("m-SAM", "group-SAM")
-SCHEDULES = ("cosine", "piecewise", "constant")
-OTHER_BATCHES = ("previous", "independent")
-#: what a switch may change
-SWITCHABLE = ("method", "rho", "m", "normalize", "ascent_steps", "step_size_only")
 #: examples evaluated at once
 EVALUATED = 2048
 
@@ -45,130 +40,6 @@ Examples = tuple[Tensor, Tensor]
 Augment = Callable[..., Tensor]
 Gradient = Callable[[Examples, Examples | None], Tensor]
 Progress = Callable[[int, Mapping[str, float]], object]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    r"""How to train. The defaults are those of the book's small networks, trained by ERM.
-
-    Where the gradient of a batch is taken, delta being :math:`\rho\,g/\lVert g\rVert`, or
-    :math:`\rho\,g` if not ``normalize``:
-
-    - ``ERM``: at w.
-    - ``random``: at w + delta, uniform on the sphere of radius rho.
-    - ``SAM``: at w + delta, g the batch's own gradient: m is the batch size.
-    - ``m-SAM``: for each group of m consecutive examples at w + its own delta, averaged.
-    - ``group-SAM``: the same, but every group passes the network by itself, so that BatchNorm takes
-      its own statistics for each, as in the authors' code. Without BatchNorm only slower.
-    - ``n-SAM``: at w + delta, g the gradient of another batch: the previous one of the epoch, as
-      in the authors' code (the first step takes the epoch's last one), or with
-      ``other_batch="independent"`` one drawn on its own.
-
-    ``ascent_steps`` > 1 finds delta by that many steps of projected ascent, ``step_size_only``
-    keeps the direction of the gradient at w and takes only the length of SAM's (SAM, n-SAM). The
-    learning rate is constant, falls by a ``cosine`` to zero step by step, or is divided by 10 at
-    50 % and at 75 % (``piecewise``). ``weight_decay`` adds weight_decay ||w||^2 / 2 to the loss, so
-    it is in the ascent as well; with ``decay_in_ascent=False`` it is the optimizer's own, in the
-    step alone. ``switch=((50, {"method": "SAM", "rho": 0.1}),)`` changes those entries from epoch
-    50 on (epochs count from 0); schedule and momentum go on. ``swa_from``: average the weights at
-    the end of each epoch from this one on. An incomplete last batch of an epoch is left out.
-
-    Everything random follows from ``seed`` and the epoch, so that all methods see the same batches.
-    Raises ValueError, before anything is trained. Source: Sections 2 to 4 of the paper and the
-    authors' code. Chapters: perturbations, the role of m, fine-tuning, label noise.
-    """
-
-    method: str = "ERM"
-    rho: float = 0.0
-    m: int | None = None
-    normalize: bool = True
-    ascent_steps: int = 1
-    step_size_only: bool = False
-    other_batch: str = "previous"
-    epochs: int = 100
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    decay_in_ascent: bool = True
-    switch: tuple[tuple[int, Mapping[str, Any]], ...] = ()
-    swa_from: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, among in (
-            ("method", METHODS),
-            ("schedule", SCHEDULES),
-            ("other_batch", OTHER_BATCHES),
-        ):
-            if getattr(self, name) not in among:
-                raise ValueError(f"{name}={getattr(self, name)!r}: pass one of {', '.join(among)}")
-        for name in ("epochs", "batch_size", "ascent_steps", "seed"):
-            if not _whole(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r}: pass an integer")
-        for name in ("learning_rate", "momentum", "weight_decay"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)}: pass a finite number")
-        if self.seed < 0 or self.momentum < 0:
-            raise ValueError(f"seed={self.seed}, momentum={self.momentum}: pass 0 or more")
-        if not (math.isfinite(self.rho) and self.rho >= 0) or (self.method == "ERM") > (
-            self.rho == 0
-        ):
-            raise ValueError(f"rho={self.rho}: pass a finite radius >= 0, and for ERM none")
-        if (self.method in GROUPED) != (self.m is not None):
-            raise ValueError(
-                f"m={self.m}: the size of a group belongs to m-SAM and group-SAM, and only to "
-                "them; SAM's is the batch size"
-            )
-        if self.m is not None and not (_whole(self.m) and 1 <= self.m <= self.batch_size):
-            raise ValueError(f"m={self.m}: pass a whole number from 1 to {self.batch_size}")
-        if self.ascent_steps < 1:
-            raise ValueError(f"ascent_steps={self.ascent_steps}: pass 1 or more")
-        if self.method not in ("SAM", "n-SAM") and (self.ascent_steps > 1 or self.step_size_only):
-            raise ValueError("ascent_steps and step_size_only are for SAM and n-SAM")
-        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
-            raise ValueError("epochs, batch_size and learning_rate must be positive")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
-        first = self.swa_from
-        if first is not None and not (_whole(first) and 0 <= first < self.epochs):
-            raise ValueError(
-                f"swa_from={first}: pass the epoch, from 0, whose end is the first to be "
-                f"averaged; the last one is {self.epochs - 1}"
-            )
-        for epoch, changes in self.switch:
-            if unknown := set(changes) - set(SWITCHABLE):
-                raise ValueError(f"switch at epoch {epoch}: {sorted(unknown)} cannot be switched")
-            if not 0 <= epoch <= self.epochs:
-                raise ValueError(f"switch at epoch {epoch} of {self.epochs}")
-        for epoch, _ in self.switch:
-            self.at(epoch)  # raises for changes that do not fit
-
-    def at(self, epoch: int) -> Recipe:
-        """The recipe that holds in this epoch, its switches carried out."""
-        changes: dict[str, Any] = {}
-        for start, new in sorted(self.switch, key=lambda item: item[0]):
-            changes |= dict(new) if start <= epoch else {}
-        return replace(self, **changes, switch=())
-
-    def passes(self) -> int:
-        """How many times all epochs together go over the data, forward and backward.
-
-        Once an epoch, and once more for each ascent step where there is a gradient to ascend,
-        whatever m is. Evaluation is not counted.
-        """
-        rules = (self.at(epoch) for epoch in range(self.epochs))
-        return sum(1 + (r.method not in ("ERM", "random")) * r.ascent_steps for r in rules)
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate in a step of ``steps`` in all."""
-        done = step / steps
-        if self.schedule == "cosine":
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        if self.schedule == "piecewise":
-            return self.learning_rate * 0.1 ** ((done >= 0.5) + (done >= 0.75))
-        return self.learning_rate
 
 
 @dataclass
@@ -256,8 +127,8 @@ def fit(
         progress: called with (epochs done, the latest metrics) after each epoch; what it raises
             ends the training.
 
-    On CUDA, images are channels_last and the forward passes run in bf16 autocast. Except for m-SAM
-    and group-SAM with m below the batch size, steps do not wait for the device: after a few of them
+    On CUDA, images are channels_last and the forward passes run in bf16 autocast. Except for groups
+    smaller than the batch, steps do not wait for the device: after a few of them
     their passes are recorded as a CUDA graph, which is played again in each step (unless the
     network has dropout, or several processes train it).
 
@@ -273,8 +144,8 @@ def fit(
     checkpoint that is damaged or of another recipe, data or network, or a recipe or network that
     several processes cannot share;
     :class:`~samkit.errors.Diverged` that names the step when a loss or gradient is inf or nan: the
-    checkpoint stays that of an epoch before; Undefined for m-SAM under BatchNorm in train mode
-    (group-SAM allows it).
+    checkpoint stays that of an epoch before; Undefined for groups under BatchNorm in train mode
+    (``separate_groups`` allows it).
     Source: Sections 2 to 4 of the paper.
     """
     if not 1 <= recipe.batch_size <= len(train[1]) or len(train[0]) != len(train[1]):
@@ -335,13 +206,14 @@ def _check_shares(net: nn.Module, recipe: Recipe, processes: int) -> None:
         raise ValueError(
             f"batch_size={recipe.batch_size} over {processes} processes: pass a multiple of them"
         )
-    for rule in (recipe.at(epoch) for epoch in (0, *(start for start, _ in recipe.switch))):
-        if rule.method == "group-SAM":
-            raise ValueError("group-SAM is for one process: its groups have their own BatchNorm")
-        if rule.m is not None and share % rule.m and rule.m != rule.batch_size:
+    if recipe.separate_groups:
+        raise ValueError("separate_groups is for one process: each group has its own BatchNorm")
+    for perturbation in recipe.perturbations:
+        m = perturbation.group_size(recipe.batch_size)
+        if share % m and m != recipe.batch_size:
             raise ValueError(
-                f"m={rule.m} over {processes} processes: pass a divisor of the {share} examples "
-                f"that each has of a batch, or the batch size, {rule.batch_size}"
+                f"m={m} over {processes} processes: pass a divisor of the {share} examples "
+                f"that each has of a batch, or the batch size, {recipe.batch_size}"
             )
     normalized = any(isinstance(module, _BatchNorm) for module in net.modules())
     if normalized and next(net.parameters()).device.type != "cuda":
@@ -402,9 +274,10 @@ class _Run:
         self.generator.manual_seed(int(images))
         order = _order(len(y), own, self.device).split(size)[:batches]
         others = order
-        if rule.other_batch == "independent":
+        source = rule.perturbation.source
+        if source == "independent":
             others = _order(len(y), other, self.device).split(size)[:batches]
-        back = 1 if rule.other_batch == "previous" else 0
+        back = 1 if source == "previous" else 0
 
         gradient = self._gradient(rule)
         losses = torch.zeros(batches, device=self.device)
@@ -414,7 +287,9 @@ class _Run:
             for group in self.sgd.param_groups:
                 group["lr"] = self.recipe.rate(epoch * batches + k, self.recipe.epochs * batches)
             batch = self._batch(x, y, order[k])
-            ascent = self._batch(x, y, others[k - back]) if rule.method == "n-SAM" else None
+            ascent = None
+            if source in ("previous", "independent"):
+                ascent = self._batch(x, y, others[k - back])
             try:
                 losses[k] = gradient(batch, ascent)
             except NonFinite as error:
@@ -436,13 +311,12 @@ class _Run:
         return _put(share(inputs), self.device), share(y[rows])
 
     def _gradient(self, rule: Recipe) -> Gradient:
-        """The method's passes: (batch, another batch for n-SAM) -> loss at w; fills p.grad."""
-        whole = rule.m == rule.batch_size  # then m-SAM is SAM, of all processes together
-        if rule.method in GROUPED and not whole:
+        """The passes of a step: (batch, another batch for n-SAM) -> loss at w; fills p.grad."""
+        if rule.grouped:
             return lambda batch, _: self._msam(rule, batch)
         if self.recorded is not None and self.recorded[0] == rule:  # pragma: no cover, needs a GPU
             return self.recorded[1]
-        passes = self._erm() if rule.method == "ERM" else self._sam(rule)
+        passes = self._sam(rule) if rule.perturbation.rho else self._erm()
         if not self._cuda or self.ranks.count > 1 or _drops(self.net):
             return passes
         self.recorded = rule, _Recorded(passes)  # pragma: no cover, needs a GPU
@@ -452,15 +326,22 @@ class _Run:
         return lambda batch, _: self._closure(batch)()
 
     def _sam(self, rule: Recipe) -> Gradient:
+        how = rule.perturbation
+        rho, direction = how.rho, "gradient"
+        if how.source == "random":
+            direction = "sphere" if how.normalize else "gaussian"
+            rho = rho if how.normalize else rho / sum(p.numel() for p in self.params) ** 0.5
         for group in self.sgd.param_groups:
-            group["rho"] = rule.rho
+            group["rho"] = rho
         sam = SAM(
             self.sgd,
-            rule.rho,
-            normalize=rule.normalize,
-            ascent_steps=rule.ascent_steps,
+            rho,
+            normalize=how.normalize or how.source == "random",
+            adaptive=how.adaptive,
+            eta=ETA,
+            ascent_steps=how.steps,
             step_size_only=rule.step_size_only,
-            direction="sphere" if rule.method == "random" else "gradient",
+            direction=direction,
             model=self.net,
         )
         # A scaler that scales nothing: SAM then leaves it to us to find inf and nan, once an epoch,
@@ -513,13 +394,14 @@ class _Run:
 
     def _msam_grad(self, rule: Recipe, batch: Examples) -> Tensor:
         x, y = batch
+        how = rule.perturbation
         arguments: dict[str, Any] = {
-            "rho": rule.rho,
-            "m": rule.m,
-            "normalize": rule.normalize,
+            "rho": how.rho * (how.m / len(y) if how.share_of_batch and how.m else 1),
+            "m": how.m,
+            "normalize": how.normalize,
             "weight_decay": self.decay,
         }
-        if rule.method == "group-SAM":
+        if rule.separate_groups:
             self.msam_method = "loop"
         with self._autocast():
             if self.msam_method == "ghost":
@@ -669,10 +551,6 @@ class _Recorded:
 def _drops(net: nn.Module) -> bool:
     """Whether the network has dropout: its masks are not those of both passes in a recording."""
     return any(isinstance(module, _DropoutNd) for module in net.modules())
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, Integral)
 
 
 def _belongs(recipe: Recipe, train: Examples, net: nn.Module) -> dict[str, str]:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 
-from samkit import msam_grad, nets
+from samkit import Perturbation, msam_grad, nets
 from samkit.errors import Diverged, Undefined
-from samkit.training.fit import Recipe, cross_entropy, fit
+from samkit.training import Recipe, fit
+from samkit.training.fit import cross_entropy
 
 fitting = importlib.import_module("samkit.training.fit")  # samkit.training.fit is the function too
 
@@ -58,22 +60,22 @@ def by_the_formulas(recipe, x, y, make=net):
         )
         for k in range(batches):
             rows = order[k * BATCH : (k + 1) * BATCH]
-            if rule.method == "n-SAM":
+            how = rule.perturbation
+            if how.source != "own":
                 at = (k - 1) % batches
-                source = order if rule.other_batch == "previous" else others
-                at = at if rule.other_batch == "previous" else k
+                source = order if how.source == "previous" else others
+                at = at if how.source == "previous" else k
                 groups = [source[at * BATCH : (at + 1) * BATCH]]
-            elif rule.method in ("m-SAM", "group-SAM"):
-                groups = rows.split(rule.m)
             else:
-                groups = [rows]
+                groups = rows.split(how.m or BATCH)
             g = torch.zeros_like(w)
             for group in groups:
                 put(network, w)
                 ascent = gradient(network, x[group], y[group], recipe.weight_decay)
-                length = rule.rho / ascent.norm() if rule.normalize else rule.rho
-                put(network, w + (0 if rule.method == "ERM" else length) * ascent)
-                inside = rows if rule.method == "n-SAM" else group
+                length = how.rho / ascent.norm() if how.normalize else how.rho
+                length *= len(group) / BATCH if how.share_of_batch else 1
+                put(network, w + length * ascent)
+                inside = rows if how.source != "own" else group
                 share = len(inside) / BATCH
                 g += share * gradient(network, x[inside], y[inside], recipe.weight_decay)
             velocity = recipe.momentum * velocity + g
@@ -92,20 +94,23 @@ def by_the_formulas(recipe, x, y, make=net):
     [
         {},
         {"schedule": "piecewise", "weight_decay": 0.1},
-        {"method": "SAM", "rho": 0.2, "weight_decay": 0.1},
-        {"method": "SAM", "rho": 0.2, "normalize": False, "schedule": "constant"},
-        {"method": "m-SAM", "rho": 0.2, "m": 2},
-        {"method": "m-SAM", "rho": 0.2, "m": 1, "normalize": False},
-        {"method": "m-SAM", "rho": 0.2, "m": 2, "weight_decay": 0.1},
-        {"method": "m-SAM", "rho": 0.2, "m": 5},
-        {"method": "group-SAM", "rho": 0.2, "m": 2, "weight_decay": 0.1},
-        {"method": "n-SAM", "rho": 0.2},
-        {"method": "n-SAM", "rho": 0.2, "other_batch": "independent"},
-        {"switch": ((1, {"method": "m-SAM", "rho": 0.3, "m": 2}),)},
+        {"perturbation": Perturbation(0.2), "weight_decay": 0.1},
+        {"perturbation": Perturbation(0.2, normalize=False), "schedule": "constant"},
+        {"perturbation": Perturbation(0.2, m=2)},
+        {"perturbation": Perturbation(0.2, m=1, normalize=False)},
+        {"perturbation": Perturbation(0.2, m=2), "weight_decay": 0.1},
+        {"perturbation": Perturbation(0.2, m=5)},
+        {"perturbation": Perturbation(0.2, m=2), "separate_groups": True, "weight_decay": 0.1},
+        {"perturbation": Perturbation(0.2, source="previous")},
+        {"perturbation": Perturbation(0.2, source="independent")},
+        {"switch": ((1, Perturbation(0.3, m=2)),)},
         {
-            "method": "SAM",
-            "rho": 0.2,
-            "switch": ((2, {"method": "ERM", "rho": 0.0}), (1, {"rho": 0.4})),
+            "perturbation": Perturbation(0.2),
+            "switch": ((2, Perturbation()), (1, Perturbation(0.4))),
+        },
+        {
+            "perturbation": Perturbation(0.9, m=1, normalize=False, share_of_batch=True),
+            "schedule": "constant",
         },
     ],
 )
@@ -128,10 +133,19 @@ class Played:
         self.step.loss = self.step.passes((x, y), tuple(other) or None)
 
 
-@pytest.mark.parametrize("method", ["ERM", "SAM", "n-SAM", "random"])
-def test_a_recorded_step_is_played_with_the_batch_of_each_call(examples, method, monkeypatch):
+@pytest.mark.parametrize(
+    "how",
+    [
+        Perturbation(),
+        Perturbation(0.2),
+        Perturbation(0.2, source="previous"),
+        Perturbation(0.2, source="random"),
+    ],
+    ids=lambda how: how.label,
+)
+def test_a_recorded_step_is_played_with_the_batch_of_each_call(examples, how, monkeypatch):
     """On a GPU the whole training is compared, above; here that each call has its own examples."""
-    recipe = Recipe(method, rho=0.0 if method == "ERM" else 0.2, **SHORT, seed=3)
+    recipe = Recipe(how, **SHORT, seed=3)
     expected, found = net(), net()
     fit(expected, recipe, examples)
 
@@ -143,7 +157,7 @@ def test_a_recorded_step_is_played_with_the_batch_of_each_call(examples, method,
 
     def as_on_a_gpu(run, rule):
         nonlocal step
-        step = step or fitting._Recorded(run._erm() if rule.method == "ERM" else run._sam(rule))
+        step = step or fitting._Recorded(run._sam(rule) if rule.perturbation.rho else run._erm())
         return step
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Played)
@@ -151,7 +165,7 @@ def test_a_recorded_step_is_played_with_the_batch_of_each_call(examples, method,
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     monkeypatch.setattr(fitting._Run, "_gradient", as_on_a_gpu)
     monkeypatch.setattr(Played, "played", 0)
-    if method == "random":  # recording must not draw: on a GPU it does not
+    if how.source == "random":  # recording must not draw: on a GPU it does not
         monkeypatch.setattr(fitting._Recorded, "_record", lambda self, new: keep(self, new))
 
         def keep(self, new):
@@ -177,10 +191,10 @@ def batch_norm_net():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "SAM", "rho": 0.2},
-        {"method": "group-SAM", "rho": 0.2, "m": 3},
-        {"method": "group-SAM", "rho": 0.2, "m": 3, "weight_decay": 0.1},
-        {"switch": ((1, {"method": "group-SAM", "rho": 0.2, "m": 5, "normalize": False}),)},
+        {"perturbation": Perturbation(0.2)},
+        {"perturbation": Perturbation(0.2, m=3), "separate_groups": True},
+        {"perturbation": Perturbation(0.2, m=3), "separate_groups": True, "weight_decay": 0.1},
+        {"switch": ((1, Perturbation(0.2, m=5, normalize=False)),), "separate_groups": True},
     ],
 )
 def test_under_batchnorm_each_group_has_its_own_statistics(examples, settings):
@@ -192,8 +206,8 @@ def test_under_batchnorm_each_group_has_its_own_statistics(examples, settings):
 
 def test_decay_in_the_step_alone_is_not_in_the_ascent(examples):
     x, y = (part[:BATCH] for part in examples)
-    settings = {"rho": 0.3, "m": 1, "weight_decay": 0.1, "decay_in_ascent": False}
-    recipe = Recipe("m-SAM", **settings, epochs=1, batch_size=BATCH)
+    settings = {"weight_decay": 0.1, "decay_in_ascent": False}
+    recipe = Recipe(Perturbation(0.3, m=1), **settings, epochs=1, batch_size=BATCH)
     network, other = net(), net()
     fit(network, recipe, (x, y))
     before = weights(other)
@@ -217,23 +231,46 @@ def test_random_perturbations_have_their_length_and_leave_no_trace(examples):
             return self.inner(z)
 
     network = Watched()
-    fit(network, Recipe("random", rho=0.5, epochs=1, batch_size=N), (x, y))
+    fit(network, Recipe(Perturbation(0.5, source="random"), epochs=1, batch_size=N), (x, y))
     torch.testing.assert_close((seen[0] - weights(net())).norm().item(), 0.5)
     assert len(seen) == 1
     assert (weights(network) - weights(net())).norm() > 0
 
 
+def test_random_perturbations_may_be_gaussian(examples):
+    """Unnormalized: N(0, rho^2 / K) for each of the K weights."""
+    seen = []
+
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nets.mlp(6, 4000, 3).double()
+
+        def forward(self, z):
+            if self.training:
+                seen.append(weights(self.inner))
+            return self.inner(z)
+
+    network = Wide()
+    start, K = weights(network), len(weights(network))
+    how = Perturbation(0.5, source="random", normalize=False)
+    fit(network, Recipe(how, epochs=1, batch_size=N), examples)
+    z = ((seen[0] - start) * K**0.5 / 0.5).numpy()
+    assert stats.kstest(z, "norm").pvalue > 0.01
+    assert abs(z.std() - 1) < 4 / (2 * K) ** 0.5
+
+
 def test_all_methods_see_the_same_batches(examples):
     x, y = examples
     orders = []
-    for method, more in (("ERM", {}), ("SAM", {"rho": 0.1}), ("m-SAM", {"rho": 0.1, "m": 5})):
+    for how in (Perturbation(), Perturbation(0.1), Perturbation(0.1, m=5)):
         rows = []
 
         def noting(inputs, *, generator, rows=rows):
             rows.append(inputs.clone())
             return inputs
 
-        fit(net(), Recipe(method, **more, **SHORT), (x, y), augment=noting)
+        fit(net(), Recipe(how, **SHORT), (x, y), augment=noting)
         orders.append(torch.cat(rows))
     assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
 
@@ -263,9 +300,9 @@ class Stop(Exception):
     "settings",
     [
         {},
-        {"method": "random", "rho": 0.2},
-        {"method": "m-SAM", "rho": 0.2, "m": 2, "swa_from": 1},
-        {"switch": ((2, {"method": "SAM", "rho": 0.3}),)},
+        {"perturbation": Perturbation(0.2, source="random")},
+        {"perturbation": Perturbation(0.2, m=2), "swa_from": 1},
+        {"switch": ((2, Perturbation(0.3)),)},
     ],
 )
 def test_resumed_is_bit_for_bit_uninterrupted(tmp_path, settings):
@@ -346,7 +383,7 @@ def test_checkpoints_are_written_beside_each_other(tmp_path, examples, monkeypat
         torch, "save", lambda state, file: (written.append(file), save(state, file))
     )
     for rho in (0.1, 0.2):
-        recipe = Recipe("SAM", rho, **SHORT)
+        recipe = Recipe(Perturbation(rho), **SHORT)
         fit(net(), recipe, examples, checkpoint=tmp_path / f"model-rho{rho}")
     assert len(set(written)) == 2
     assert {file.name for file in tmp_path.iterdir()} == {"model-rho0.1", "model-rho0.2"}
@@ -368,17 +405,17 @@ def test_a_loss_that_is_not_one_per_example_is_refused_before_training(examples,
     "settings",
     [
         {},
-        {"method": "random", "rho": 0.1},
-        {"method": "SAM", "rho": 0.1},
-        {"method": "SAM", "rho": 0.1, "ascent_steps": 3},
-        {"method": "SAM", "rho": 0.1, "step_size_only": True},
-        {"method": "n-SAM", "rho": 0.1},
-        {"method": "n-SAM", "rho": 0.1, "other_batch": "independent", "ascent_steps": 2},
-        {"method": "n-SAM", "rho": 0.1, "step_size_only": True},
-        {"method": "m-SAM", "rho": 0.1, "m": 1},
-        {"method": "m-SAM", "rho": 0.1, "m": 2},
-        {"method": "group-SAM", "rho": 0.1, "m": 2},
-        {"switch": ((1, {"method": "SAM", "rho": 0.1}),)},
+        {"perturbation": Perturbation(0.1, source="random")},
+        {"perturbation": Perturbation(0.1)},
+        {"perturbation": Perturbation(0.1, steps=3)},
+        {"perturbation": Perturbation(0.1), "step_size_only": True},
+        {"perturbation": Perturbation(0.1, source="previous")},
+        {"perturbation": Perturbation(0.1, source="independent", steps=2)},
+        {"perturbation": Perturbation(0.1, source="previous"), "step_size_only": True},
+        {"perturbation": Perturbation(0.1, m=1)},
+        {"perturbation": Perturbation(0.1, m=2)},
+        {"perturbation": Perturbation(0.1, m=2), "separate_groups": True},
+        {"switch": ((1, Perturbation(0.1)),)},
     ],
     ids=str,
 )
@@ -392,7 +429,8 @@ def test_passes_are_those_made(examples, settings):
     network.register_forward_pre_hook(counted)
     fit(network, recipe, examples)
     # m-SAM looks at the network first, and in the steps 2, 4, 8, ... again, by three passes
-    looks = (recipe.epochs * (N // BATCH)).bit_length() if recipe.method == "m-SAM" else 0
+    steps, ghost = recipe.epochs * (N // BATCH), recipe.grouped and not recipe.separate_groups
+    looks = steps.bit_length() if ghost else 0
     assert 0 <= sum(seen) - recipe.passes() * (N // BATCH) * BATCH <= 3 * looks * BATCH
 
 
@@ -408,7 +446,7 @@ def test_the_average_is_that_of_the_ends_of_epochs(examples):
     torch.testing.assert_close(weights(found.averaged), (ends[1] + ends[2]) / 2)
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "SAM", "rho": 0.1}])
+@pytest.mark.parametrize("settings", [{}, {"perturbation": Perturbation(0.1)}])
 def test_divergence_names_the_step_and_keeps_the_checkpoint(tmp_path, examples, settings):
     x, y = examples
     file = tmp_path / "checkpoint.pt"
@@ -441,13 +479,13 @@ def test_batchnorm_is_refused_under_small_m_and_trained_otherwise():
     make = lambda: nets.resnet("tiny", width=2, classes=2)  # noqa: E731
     recipe = {"epochs": 1, "batch_size": 4, "learning_rate": 0.01}
     with pytest.raises(Undefined, match="BatchNorm"):
-        fit(make(), Recipe("m-SAM", rho=0.1, m=2, **recipe), (x, y))
+        fit(make(), Recipe(Perturbation(0.1, m=2), **recipe), (x, y))
     network = make()
-    fit(network, Recipe("SAM", rho=0.1, **recipe), (x, y))
+    fit(network, Recipe(Perturbation(0.1), **recipe), (x, y))
     counts = {b.item() for n, b in network.named_buffers() if n.endswith("num_batches_tracked")}
     assert counts == {2}  # one a step
     network = make()
-    fit(network, Recipe("group-SAM", rho=0.1, m=2, **recipe), (x, y))
+    fit(network, Recipe(Perturbation(0.1, m=2), separate_groups=True, **recipe), (x, y))
     counts = {b.item() for n, b in network.named_buffers() if n.endswith("num_batches_tracked")}
     assert counts == {4}  # one a group
 
@@ -456,14 +494,14 @@ def test_global_random_numbers_and_modes_are_put_back(examples):
     network = net()
     network[1].eval()
     torch.manual_seed(5)
-    fit(network, Recipe("random", rho=0.1, **SHORT), examples)
+    fit(network, Recipe(Perturbation(0.1, source="random"), **SHORT), examples)
     after = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(3))
     assert [m.training for m in network] == [True, False, True]
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "SAM", "rho": 0.1}, {"swa_from": 1}])
+@pytest.mark.parametrize("settings", [{}, {"perturbation": Perturbation(0.1)}, {"swa_from": 1}])
 def test_a_frozen_batchnorm_stays_frozen(examples, settings):
     x, y = examples
     network = batch_norm_net()
@@ -588,21 +626,21 @@ def test_statistics_of_the_average_are_those_of_its_own_weights(examples):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"method": "sam"}, "method='sam': pass one of ERM, random"),
+        ({"perturbation": "SAM"}, "'SAM': pass a samkit.Perturbation"),
         ({"schedule": "linear"}, "schedule='linear': pass one of"),
-        ({"other_batch": "next"}, "other_batch='next': pass one of"),
-        ({"rho": 0.1}, "for ERM none"),
-        ({"method": "SAM", "rho": math.nan}, "finite radius"),
-        ({"method": "m-SAM", "rho": 0.1}, "the size of a group belongs to m-SAM"),
-        ({"method": "SAM", "rho": 0.1, "m": 4}, "group-SAM, and only to them"),
-        ({"method": "m-SAM", "rho": 0.1, "m": 0}, "from 1 to 128"),
-        ({"method": "m-SAM", "rho": 0.1, "m": 129}, "from 1 to 128"),
-        ({"method": "random", "rho": 0.1, "ascent_steps": 2}, "for SAM and n-SAM"),
-        ({"method": "SAM", "rho": 0.1, "ascent_steps": 0}, "1 or more"),
+        ({"perturbation": Perturbation(0.1, m=129)}, "from 1 to 128"),
+        ({"perturbation": Perturbation(0.1, m=4, steps=2)}, "are for m = batch_size"),
+        ({"perturbation": Perturbation(0.1, m=4, adaptive=True)}, "are for m = batch_size"),
+        ({"perturbation": Perturbation(0.1, m=4), "step_size_only": True}, "for m = batch_size"),
+        ({"perturbation": Perturbation(source="random"), "step_size_only": True}, "not a random"),
+        ({"perturbation": Perturbation(0.1, normalize=False, project=True)}, "project is for"),
+        (
+            {"perturbation": Perturbation(0.1, m=3, normalize=False, share_of_batch=True)},
+            "an m that divides 128",
+        ),
         ({"epochs": 0}, "must be positive"),
         ({"epochs": 2.5}, "epochs=2.5: pass an integer"),
         ({"batch_size": 8.0}, "batch_size=8.0: pass an integer"),
-        ({"method": "SAM", "rho": 0.1, "ascent_steps": 1.5}, "ascent_steps=1.5: pass an integer"),
         ({"seed": 0.5}, "seed=0.5: pass an integer"),
         ({"seed": None}, "seed=None: pass an integer"),
         ({"seed": -1}, "seed=-1, momentum=0.9: pass 0 or more"),
@@ -610,15 +648,14 @@ def test_statistics_of_the_average_are_those_of_its_own_weights(examples):
         ({"momentum": math.nan}, "momentum=nan: pass a finite"),
         ({"learning_rate": math.inf}, "learning_rate=inf: pass a finite"),
         ({"weight_decay": math.nan}, "weight_decay=nan: pass a finite"),
-        ({"method": "m-SAM", "rho": 0.1, "m": 4.0}, "from 1 to 128"),
-        ({"method": "m-SAM", "rho": 0.1, "m": "4"}, "from 1 to 128"),
         ({"swa_from": 100}, "the last one is 99"),
         ({"swa_from": -1}, "swa_from=-1"),
         ({"swa_from": 1.5}, "swa_from=1.5"),
         ({"weight_decay": -1.0}, "at least 0"),
-        ({"switch": ((1, {"epochs": 3}),)}, "cannot be switched"),
-        ({"switch": ((101, {"method": "SAM", "rho": 0.1}),)}, "switch at epoch 101 of 100"),
-        ({"switch": ((1, {"method": "m-SAM", "rho": 0.1}),)}, "the size of a group"),
+        ({"switch": ((1, {"epochs": 3}),)}, "pass a samkit.Perturbation"),
+        ({"switch": ((0.5, Perturbation(0.1)),)}, "switch at epoch 0.5"),
+        ({"switch": ((101, Perturbation(0.1)),)}, "switch at epoch 101 of 100"),
+        ({"switch": ((1, Perturbation(0.1, m=129)),)}, "from 1 to 128"),
     ],
 )
 def test_bad_recipes_say_what_to_do(settings, message):

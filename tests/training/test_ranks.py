@@ -1,5 +1,6 @@
 """fit by two gloo processes on the CPU is fit by one."""
 
+import importlib
 import socket
 from pathlib import Path
 
@@ -9,23 +10,25 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from samkit import Perturbation
 from samkit.errors import Diverged
-from samkit.training import fit as fits
-from samkit.training.fit import Recipe, fit
+from samkit.training import Recipe, fit
+
+fitting = importlib.import_module("samkit.training.fit")  # samkit.training.fit is the function
 
 RANKS, N, BATCH = 2, 26, 12  # an incomplete last batch
 SHORT = {"epochs": 2, "batch_size": BATCH, "learning_rate": 0.2}
 
 RECIPES = {
     "ERM": Recipe(**SHORT, weight_decay=0.1),
-    "random": Recipe("random", rho=0.2, **SHORT),
-    "SAM": Recipe("SAM", rho=0.2, **SHORT, weight_decay=0.1),
-    "n-SAM": Recipe("n-SAM", rho=0.2, **SHORT),
-    "m-SAM, m=2": Recipe("m-SAM", rho=0.2, m=2, **SHORT, weight_decay=0.1),
-    "m-SAM, m=3, the loop": Recipe("m-SAM", rho=0.2, m=3, **SHORT),
-    "m-SAM, m of the share": Recipe("m-SAM", rho=0.2, m=6, **SHORT),
-    "m-SAM, m of the batch": Recipe("m-SAM", rho=0.2, m=12, **SHORT, weight_decay=0.1),
-    "a switch": Recipe(**SHORT, switch=((1, {"method": "m-SAM", "rho": 0.2, "m": 3}),)),
+    "random": Recipe(Perturbation(0.2, source="random"), **SHORT),
+    "SAM": Recipe(Perturbation(0.2), **SHORT, weight_decay=0.1),
+    "n-SAM": Recipe(Perturbation(0.2, source="previous"), **SHORT),
+    "m-SAM, m=2": Recipe(Perturbation(0.2, m=2), **SHORT, weight_decay=0.1),
+    "m-SAM, m=3, the loop": Recipe(Perturbation(0.2, m=3), **SHORT),
+    "m-SAM, m of the share": Recipe(Perturbation(0.2, m=6), **SHORT),
+    "m-SAM, m of the batch": Recipe(Perturbation(0.2, m=12), **SHORT, weight_decay=0.1),
+    "a switch": Recipe(**SHORT, switch=((1, Perturbation(0.2, m=3)),)),
 }
 
 
@@ -46,7 +49,7 @@ def train(recipe, net=None, **options):
     x = torch.randn(N, 6, generator=generator, dtype=torch.float64)
     y = torch.randint(3, (N,), generator=generator)
     torch.manual_seed(0)
-    layers = nn.Linear(6, 8), nn.Tanh(), Gain() if recipe.m == 3 else nn.Identity()
+    layers = nn.Linear(6, 8), nn.Tanh(), Gain() if recipe.perturbation.m == 3 else nn.Identity()
     net = net or nn.Sequential(*layers, nn.Linear(8, 3)).double()
     history = fit(net, recipe, (x, y), evaluate={"test": (x[:9], y[:9])}, **options).history
     return history, torch.cat([p.detach().flatten() for p in net.parameters()])
@@ -90,8 +93,8 @@ def rank(i: int, port: int, folder: str) -> None:
     found["files"] = mine.exists()
     for recipe, net in (
         (Recipe(batch_size=13), None),
-        (Recipe("m-SAM", rho=0.1, m=4, batch_size=12), None),
-        (Recipe("group-SAM", rho=0.1, m=2, batch_size=12), None),
+        (Recipe(Perturbation(0.1, m=4), batch_size=12), None),
+        (Recipe(Perturbation(0.1, m=2), separate_groups=True, batch_size=12), None),
         (RECIPES["ERM"], nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)).double()),
     ):
         try:
@@ -141,7 +144,7 @@ def test_what_cannot_be_shared_is_refused(found):
         batch, m, group, norm = process["errors"][3:]
         assert "batch_size=13 over 2 processes: pass a multiple" in batch
         assert "m=4 over 2 processes: pass a divisor of the 6 examples" in m
-        assert "group-SAM is for one process" in group
+        assert "separate_groups is for one process" in group
         assert "BatchNorm over several processes needs CUDA" in norm
 
 
@@ -152,7 +155,7 @@ def test_the_loop_is_used_where_it_is_said(monkeypatch):
         methods.append(method)
         return fits_msam_grad(*args, method=method, **options)
 
-    fits_msam_grad = fits.msam_grad
-    monkeypatch.setattr(fits, "msam_grad", noting)
+    fits_msam_grad = fitting.msam_grad
+    monkeypatch.setattr(fitting, "msam_grad", noting)
     train(RECIPES["m-SAM, m=3, the loop"])
     assert methods == ["ghost"] + ["loop"] * 4

@@ -19,7 +19,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from samkit import data, measure, nets
 from samkit.errors import Diverged
-from samkit.training.fit import EVALUATED, Recipe, cross_entropy, fit, forward_precision
+from samkit.perturbation import Perturbation
+from samkit.training.fit import EVALUATED, cross_entropy, fit, forward_precision
+from samkit.training.recipe import Recipe
 
 #: where the loss on the line between two stages is taken
 LINE = tuple(round(0.1 * k, 1) for k in range(-5, 16))
@@ -58,6 +60,12 @@ class Config:
     noise: float = 0.0
     noise_kind: str = "symmetric"
     seed: int = 0
+
+
+def setting(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the perturbation of a recorded recipe: "method" (its label), "rho" and "m"."""
+    how = Perturbation(**recipe["perturbation"])
+    return {"method": how.label, "rho": how.rho, "m": how.m}
 
 
 def small(

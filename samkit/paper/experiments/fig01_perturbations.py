@@ -7,15 +7,16 @@ at the paper's size on CIFAR-10 and CIFAR-100.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
+from dataclasses import replace
 from typing import Any
 
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
 from samkit.paper.experiments.table import by_setting, paired
-from samkit.training.fit import Recipe
+from samkit.perturbation import Perturbation
+from samkit.training.recipe import Recipe
 
-METHODS = ("random", "n-SAM", "SAM")
+PERTURBATIONS = (Perturbation(source="random"), Perturbation(source="previous"), Perturbation())
 RADII = {"ci": (0.1,), "laptop": (0.03, 0.1, 0.3), "paper": (0.025, 0.05, 0.1, 0.2, 0.4)}
 DATA = {"ci": ("mnist1d",), "laptop": ("mnist1d",), "paper": ("cifar10", "cifar100")}
 EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
@@ -24,18 +25,20 @@ __all__ = ["configs", "lead", "run", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
-    rules = [Recipe()] + [Recipe(m, rho=r) for m, r in product(METHODS, RADII[scale])]
+    ways = [Perturbation()]
+    ways += [replace(how, rho=rho) for how in PERTURBATIONS for rho in RADII[scale]]
     return [
-        classify.on(data, Recipe(rule.method, rho=rule.rho, epochs=EPOCHS[scale]), seed=seed)
+        classify.on(data, Recipe(how, epochs=EPOCHS[scale]), seed=seed)
         for data in DATA[scale]
         for seed in seeds
-        for rule in rules
+        for how in ways
     ]
 
 
 def setting(config: Mapping[str, Any]) -> dict:
     """The data, the method and the radius."""
-    return {"data": config["data"]} | {k: config["recipes"][0][k] for k in ("method", "rho")}
+    method, rho, _ = classify.setting(config["recipes"][0]).values()
+    return {"data": config["data"], "method": method, "rho": rho}
 
 
 def summary(records: Sequence[dict]) -> list[dict]:

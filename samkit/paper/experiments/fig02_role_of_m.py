@@ -15,7 +15,8 @@ from typing import Any
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
 from samkit.paper.experiments.table import by_setting, paired
-from samkit.training.fit import Recipe
+from samkit.perturbation import Perturbation
+from samkit.training.recipe import Recipe
 
 #: (rho, the values of m)
 GRID = {
@@ -40,16 +41,17 @@ __all__ = ["beyond_ascent", "configs", "falls", "run", "setting", "summary"]
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     rules = [Recipe(epochs=EPOCHS[scale])] + [
-        Recipe("m-SAM", rho=rho, m=m, epochs=EPOCHS[scale])
+        Recipe(Perturbation(rho, m=m), epochs=EPOCHS[scale])
         for rho, sizes in GRID[scale]
         for m in sizes
     ]
     if scale != "paper":
         return [classify.small(rule, seed=seed) for seed in seeds for rule in rules]
     erm = rules[0]
-    rules.append(replace(erm, method="SAM", rho=RADIUS, ascent_steps=ASCENT_STEPS))
+    rules.append(replace(erm, perturbation=Perturbation(RADIUS, steps=ASCENT_STEPS)))
     batch_norm = [erm] + [
-        replace(erm, method="group-SAM", rho=RADIUS, m=m) for m in BATCH_NORM_SIZES
+        replace(erm, perturbation=Perturbation(RADIUS, m=m), separate_groups=True)
+        for m in BATCH_NORM_SIZES
     ]
     return [
         classify.large(rule, seed=seed, norm=norm)
@@ -61,8 +63,9 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
 
 def setting(config: Mapping[str, Any]) -> dict:
     """The network and what distinguishes the methods."""
-    kept = ("method", "rho", "m", "ascent_steps")
-    return {"net": config["net"]} | {k: config["recipes"][0][k] for k in kept}
+    recipe = config["recipes"][0]
+    steps = {"steps": recipe["perturbation"]["steps"]}
+    return {"net": config["net"]} | classify.setting(recipe) | steps
 
 
 def summary(records: Sequence[dict]) -> list[dict]:
@@ -91,15 +94,15 @@ def falls(records: Sequence[dict], norm: str, sizes: Sequence[int]) -> tuple[flo
 
 def beyond_ascent(records: Sequence[dict], m: int) -> tuple[float, float]:
     """How far m-SAM's test error is below that of SAM with several ascent steps: 95 % interval."""
-    steps = _is("group", m=None, ascent_steps=ASCENT_STEPS)
+    steps = _is("group", m=None, steps=ASCENT_STEPS)
     return paired(records, _error, steps, _is("group", m=m))
 
 
 def _is(norm: str, **changes: int | None) -> Callable[[Mapping[str, Any]], bool]:
-    wanted: dict[str, Any] = {"rho": RADIUS, "ascent_steps": 1, **changes}
+    wanted: dict[str, Any] = {"rho": RADIUS, "steps": 1, **changes}
     return lambda config: (
         config["net"].endswith(norm)
-        and all(config["recipes"][0][key] == value for key, value in wanted.items())
+        and all(config["recipes"][0]["perturbation"][key] == value for key, value in wanted.items())
     )
 
 

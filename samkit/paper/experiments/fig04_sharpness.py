@@ -16,23 +16,26 @@ from scipy.stats import spearmanr
 from samkit.measure import sharpness
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.table import bounds, by_setting
-from samkit.training.fit import Recipe, cross_entropy
+from samkit.perturbation import Perturbation
+from samkit.training.fit import cross_entropy
+from samkit.training.recipe import Recipe
 
-RULES = {
-    "ci": (Recipe(), Recipe("SAM", rho=0.1), Recipe("m-SAM", rho=0.1, m=16)),
+PREVIOUS = Perturbation(source="previous")
+PERTURBATIONS = {
+    "ci": (Perturbation(), Perturbation(0.1), Perturbation(0.1, m=16)),
     "laptop": (
-        Recipe(),
-        Recipe("random", rho=0.3),
-        *(Recipe("n-SAM", rho=rho) for rho in (0.1, 0.3)),
-        *(Recipe("SAM", rho=rho) for rho in (0.1, 0.3)),
-        *(Recipe("m-SAM", rho=rho, m=16) for rho in (0.1, 0.3)),
-        Recipe("m-SAM", rho=0.1, m=1),
+        Perturbation(),
+        Perturbation(0.3, source="random"),
+        *(replace(PREVIOUS, rho=rho) for rho in (0.1, 0.3)),
+        *(Perturbation(rho) for rho in (0.1, 0.3)),
+        *(Perturbation(rho, m=16) for rho in (0.1, 0.3)),
+        Perturbation(0.1, m=1),
     ),
     "paper": (
-        Recipe(),
-        *(Recipe("n-SAM", rho=rho) for rho in (0.1, 0.2)),
-        *(Recipe("SAM", rho=rho) for rho in (0.1, 0.2)),
-        Recipe("m-SAM", rho=0.1, m=16),
+        Perturbation(),
+        *(replace(PREVIOUS, rho=rho) for rho in (0.1, 0.2)),
+        *(Perturbation(rho) for rho in (0.1, 0.2)),
+        Perturbation(0.1, m=16),
     ),
 }
 EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
@@ -55,8 +58,8 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     examples, sizes = MEASURED[scale]
     found = []
     for seed in seeds:
-        for rule in RULES[scale]:
-            recipe = replace(rule, epochs=EPOCHS[scale])
+        for how in PERTURBATIONS[scale]:
+            recipe = Recipe(how, epochs=EPOCHS[scale])
             if scale == "paper":
                 run = classify.large(recipe, seed=seed, norm="group")
             else:
@@ -98,7 +101,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
     measures = {f"m={m}, rho={rho:g}": partial(value, m=m, rho=rho) for m, rho in pairs}
     return by_setting(
         records,
-        lambda config: {k: config["recipes"][0][k] for k in ("method", "rho", "m")},
+        lambda config: classify.setting(config["recipes"][0]),
         {"test error": lambda metrics: metrics.get("test_error")} | measures,
         against=lambda setting: setting["method"] == "ERM",
     )

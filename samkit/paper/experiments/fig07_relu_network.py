@@ -19,6 +19,7 @@ import torch
 from samkit.errors import Diverged
 from samkit.nets import OneHiddenLayer
 from samkit.paper.experiments.table import by_setting
+from samkit.perturbation import Perturbation
 from samkit.training import relu1d
 
 X = (np.arange(12) - 5.5) / 4 + 0.07
@@ -32,7 +33,6 @@ STEPS = {"ci": 100_000, "laptop": 1_000_000, "paper": 1_000_000}
 class Config:
     """A run of gradient descent (rho = 0) or SAM; step size and stop are the authors'."""
 
-    method: str
     rho: float
     m: int
     decay: bool
@@ -49,9 +49,9 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
         config
         for seed in seeds
         for config in (
-            Config("ERM", 0.0, 12, False, steps, seed=seed),
-            Config("SAM", 0.3, 12, True, steps, seed=seed),
-            Config("SAM", 0.3, 1, True, steps, seed=seed),
+            Config(0.0, 12, False, steps, seed=seed),
+            Config(0.3, 12, True, steps, seed=seed),
+            Config(0.3, 1, True, steps, seed=seed),
         )
     ]
 
@@ -107,7 +107,11 @@ def summary(records: Sequence[dict]) -> list[dict]:
     names = ("train_loss", "steps", "kinks", "path_norm", "variation")
     return by_setting(
         records,
-        lambda config: {k: config[k] for k in ("method", "rho", "m")},
+        lambda config: {
+            "method": Perturbation(config["rho"], m=config["m"]).label,
+            "rho": config["rho"],
+            "m": config["m"],
+        },
         {name: methodcaller("get", name) for name in names},
         against=lambda setting: setting["method"] == "ERM",
     )

@@ -16,7 +16,8 @@ from typing import Any
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
 from samkit.paper.experiments.table import by_setting
-from samkit.training.fit import Recipe
+from samkit.perturbation import Perturbation
+from samkit.training.recipe import Recipe
 
 #: (epochs, epochs of fine-tuning, radius, values of m)
 SIZES = {
@@ -40,19 +41,19 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
         make = partial(classify.on, data)
         found.append(make(erm, short, seed=seed))
         for m in sizes:
-            sam = Recipe("m-SAM", rho=rho, m=m, epochs=epochs)
+            sam = Recipe(Perturbation(rho, m=m), epochs=epochs)
             found += [
                 make(erm, replace(sam, epochs=more), seed=seed),
                 make(sam, short, seed=seed),
             ]
             if scale != "ci":
                 found.append(make(sam, replace(sam, epochs=more), seed=seed))
-        sam = Recipe("m-SAM", rho=rho, m=sizes[0], epochs=epochs)
+        sam = Recipe(Perturbation(rho, m=sizes[0]), epochs=epochs)
         for share in SHARES[scale] if data == DATA[scale][0] else ():
             at = round(share * epochs)
             for first, then in ((erm, sam), (sam, erm)):
-                changes = {k: getattr(then, k) for k in ("method", "rho", "m")}
-                found.append(make(replace(first, switch=((at, changes),)), seed=seed))
+                switch = ((at, then.perturbation),)
+                found.append(make(replace(first, switch=switch), seed=seed))
     return found
 
 
@@ -62,16 +63,14 @@ def setting(config: Mapping[str, Any]) -> dict[str, Any]:
     parts = [name(recipe) for recipe in recipes]
     at = None
     if recipes[0]["switch"]:
-        ((at, changes),) = recipes[0]["switch"]
-        parts.append(name(recipes[0] | changes))
+        ((at, perturbation),) = recipes[0]["switch"]
+        parts.append(name(recipes[0] | {"perturbation": perturbation}))
     return {"run": " -> ".join(parts), "switch": at}
 
 
 def name(recipe: Mapping[str, Any]) -> str:
-    """The method of a recipe in a word: ERM, random, n-SAM, or such as 16-SAM."""
-    if recipe["method"] in ("ERM", "random", "n-SAM"):
-        return recipe["method"]
-    return f"{recipe['m'] or recipe['batch_size']}-SAM"
+    """The perturbation of a recorded recipe in a word: ERM, random, n-SAM, or such as 16-SAM."""
+    return Recipe(Perturbation(**recipe["perturbation"]), batch_size=recipe["batch_size"]).label
 
 
 def summary(records: Sequence[dict]) -> list[dict]:

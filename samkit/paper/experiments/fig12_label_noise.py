@@ -8,7 +8,8 @@ from typing import Any
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
 from samkit.paper.experiments.table import by_setting
-from samkit.training.fit import Recipe
+from samkit.perturbation import Perturbation
+from samkit.training.recipe import Recipe
 
 #: (share of the labels drawn to be wrong, in which way)
 NOISE = {
@@ -27,7 +28,7 @@ __all__ = ["configs", "rise", "run", "summary"]
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     rules = [Recipe(epochs=EPOCHS[scale])] + [
-        Recipe("m-SAM", rho=RADIUS, m=m, epochs=EPOCHS[scale]) for m in SIZES[scale]
+        Recipe(Perturbation(RADIUS, m=m), epochs=EPOCHS[scale]) for m in SIZES[scale]
     ]
     return [
         classify.on(data, rule, seed=seed, noise=noise, noise_kind=kind)
@@ -43,9 +44,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
     """One row for each noise and method: the last error, and the best along the way."""
     return by_setting(
         records,
-        lambda config: (
-            _labels(config) | {k: config["recipes"][0][k] for k in ("method", "rho", "m")}
-        ),
+        lambda config: _labels(config) | classify.setting(config["recipes"][0]),
         {
             "test error": lambda metrics: metrics.get("test_error"),
             "lowest": lambda metrics: metrics.get("lowest_test_error"),

@@ -7,11 +7,12 @@ seeds that an interval needs, which the full length does not. There is one scale
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
-from samkit.paper.experiments.fig01_perturbations import METHODS, setting, summary
-from samkit.training.fit import Recipe
+from samkit.paper.experiments.fig01_perturbations import PERTURBATIONS, setting, summary
+from samkit.training.recipe import Recipe
 
 EPOCHS, RHO = 20, 0.1
 
@@ -21,5 +22,6 @@ __all__ = ["configs", "run", "setting", "summary"]
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     if scale != "paper":
         return []
-    rules = [Recipe(epochs=EPOCHS)] + [Recipe(m, rho=RHO, epochs=EPOCHS) for m in METHODS]
+    erm = Recipe(epochs=EPOCHS)
+    rules = [erm] + [replace(erm, perturbation=replace(how, rho=RHO)) for how in PERTURBATIONS]
     return [classify.large(rule, seed=seed) for seed in seeds for rule in rules]

@@ -14,9 +14,11 @@ from typing import Any
 
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
+from samkit.paper.experiments.fig01_perturbations import PERTURBATIONS
 from samkit.paper.experiments.fig08_fine_tuning import name
 from samkit.paper.experiments.table import by_setting
-from samkit.training.fit import Recipe
+from samkit.perturbation import Perturbation
+from samkit.training.recipe import Recipe
 
 DATA = "cifar10:1000@16"
 EPOCHS, MORE = 60, 30
@@ -33,20 +35,26 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     if scale != "laptop":
         return []
     erm = Recipe(epochs=EPOCHS, weight_decay=5e-4, decay_in_ascent=False)
-    sam = replace(erm, method="m-SAM", rho=RHO, m=16)
-    others = [replace(erm, method=method, rho=RHO) for method in ("random", "n-SAM", "SAM")]
+    sam = replace(erm, perturbation=Perturbation(RHO, m=16))
+    others = [replace(erm, perturbation=replace(how, rho=RHO)) for how in PERTURBATIONS]
     group_norm = [
         (erm,),
         *((recipe,) for recipe in others),
-        *((replace(sam, rho=rho, m=m),) for rho, m in GROUPS),
+        *((replace(erm, perturbation=Perturbation(rho, m=m)),) for rho, m in GROUPS),
         (erm, replace(erm, epochs=MORE)),
         (erm, replace(sam, epochs=MORE)),
         (sam, replace(erm, epochs=MORE)),
     ]
     batch_norm = [
         (erm,),
-        (replace(erm, method="SAM", rho=RHO),),
-        (replace(erm, method="group-SAM", rho=RHO, m=BATCH_NORM_GROUP),),
+        (replace(erm, perturbation=Perturbation(RHO)),),
+        (
+            replace(
+                erm,
+                perturbation=Perturbation(RHO, m=BATCH_NORM_GROUP),
+                separate_groups=True,
+            ),
+        ),
     ]
     return [
         Config(
@@ -67,7 +75,7 @@ def setting(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "norm": config["net"].split()[-1],
         "run": " -> ".join(name(recipe) for recipe in recipes),
-        "rho": max(recipe["rho"] for recipe in recipes),
+        "rho": max(recipe["perturbation"]["rho"] for recipe in recipes),
     }
 
 

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from samkit.paper import experiments, protocol, records
+from samkit.perturbation import Perturbation
 from samkit.training.ranks import Ranks
 
 #: how many runs train side by side at most
@@ -252,9 +253,12 @@ def describe(config: Any) -> str:
     plain = records.plain(config)
     parts = []
     for recipe in plain.get("recipes", [plain]):
-        shown = {k: recipe[k] for k in ("rho", "m") if recipe.get(k)}
-        words = [recipe["method"], *(f"{k}={v}" for k, v in shown.items())]
-        words += [f"from {at}: {changes['method']}" for at, changes in recipe.get("switch", ())]
+        changes = [(None, recipe.get("perturbation", recipe)), *recipe.get("switch", ())]
+        words = []
+        for at, entries in changes:
+            how = Perturbation(entries["rho"], entries["m"], entries.get("source", "own"))
+            words += [] if at is None else [f"from {at}:"]
+            words += [how.label, *([f"rho={how.rho}"] if how.rho else [])]
         parts.append(" ".join(words))
     noise = f", noise {plain['noise']}" if plain.get("noise") else ""
     data = plain.get("data", "mnist1d")

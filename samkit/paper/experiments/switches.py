@@ -15,7 +15,8 @@ from typing import Any
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
 from samkit.paper.experiments.table import by_setting
-from samkit.training.fit import Recipe
+from samkit.perturbation import Perturbation
+from samkit.training.recipe import Recipe
 
 #: radii: of normalized SAM, of unnormalized SAM (another unit), and the one of all other switches
 RADII = {
@@ -37,14 +38,16 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     normalized, unnormalized, rho = RADII[scale]
     epochs, more = EPOCHS[scale]
     erm = Recipe(epochs=epochs)
-    sam = replace(erm, method="SAM", rho=rho)
+    sam = replace(erm, perturbation=Perturbation(rho))
+    ways = [
+        *(Perturbation(radius) for radius in normalized),
+        *(Perturbation(radius, normalize=False) for radius in unnormalized),
+        *(Perturbation(rho, steps=steps) for steps in ASCENT_STEPS[scale]),
+        *(Perturbation(rho, source=source) for source in ("previous", "independent")),
+    ]
     recipes = [
         erm,
-        *(replace(sam, rho=radius) for radius in normalized),
-        *(replace(sam, rho=radius, normalize=False) for radius in unnormalized),
-        *(replace(sam, ascent_steps=steps) for steps in ASCENT_STEPS[scale]),
-        replace(sam, method="n-SAM"),
-        replace(sam, method="n-SAM", other_batch="independent"),
+        *(replace(erm, perturbation=how) for how in ways),
         replace(sam, step_size_only=True),
         *(
             replace(recipe, learning_rate=rate)
@@ -71,11 +74,12 @@ def switch(config: Mapping[str, Any]) -> str:
     recipe = config["recipes"][0]
     if recipe["swa_from"] is not None:
         return "SWA, then SAM"
-    words = [] if recipe["normalize"] else ["unnormalized"]
-    if recipe["ascent_steps"] > 1:
-        words.append(f"{recipe['ascent_steps']} ascent steps")
-    if recipe["method"] == "n-SAM":
-        words.append(f"{recipe['other_batch']} batch")
+    how = Perturbation(**recipe["perturbation"])
+    words = [] if how.normalize else ["unnormalized"]
+    if how.steps > 1:
+        words.append(f"{how.steps} ascent steps")
+    if how.source != "own":
+        words.append(f"{how.source} batch")
     if recipe["step_size_only"]:
         words.append("step size only")
     if recipe["learning_rate"] != Recipe.learning_rate:
@@ -93,8 +97,8 @@ def summary(records: Sequence[dict]) -> list[dict]:
     """
 
     def setting(config: Mapping[str, Any]) -> dict[str, Any]:
-        recipe = config["recipes"][-1]
-        return {"method": recipe["method"], "switch": switch(config), "rho": recipe["rho"]}
+        method, rho, _ = classify.setting(config["recipes"][-1]).values()
+        return {"method": method, "switch": switch(config), "rho": rho}
 
     def averaged(metrics: Mapping[str, Any]) -> float | None:
         line = metrics.get("swa_line")

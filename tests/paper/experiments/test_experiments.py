@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from samkit import data
+from samkit import Perturbation, data
 from samkit.paper import experiments, records
 from samkit.paper.experiments import (
     classify,
@@ -14,7 +14,7 @@ from samkit.paper.experiments import (
     small_resnet,
     switches,
 )
-from samkit.training.fit import Recipe, fit
+from samkit.training import Recipe, fit
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ TINY = {"epochs": 2, "batch_size": 500}
 
 
 def test_a_run_is_a_fit_on_the_data_with_its_noise():
-    config = classify.small(Recipe("m-SAM", rho=0.1, m=250, **TINY), seed=3, noise=0.4)
+    config = classify.small(Recipe(Perturbation(0.1, m=250), **TINY), seed=3, noise=0.4)
     found = classify.run(config)
     curves = data.load("mnist1d")
     y, wrong = data.label_noise(curves.y, 0.4, classes=curves.classes, seed=3)
@@ -83,7 +83,7 @@ def test_a_run_is_a_fit_on_the_data_with_its_noise():
 
 
 def test_fine_tuning_goes_on_from_the_first_end_and_measures_the_line():
-    first, then = Recipe(**TINY), Recipe("SAM", rho=0.1, epochs=1, batch_size=500)
+    first, then = Recipe(**TINY), Recipe(Perturbation(0.1), epochs=1, batch_size=500)
     shares = []
     found = classify.run(classify.small(first, then, seed=0), progress=shares.append)
     alone = classify.run(classify.small(first, seed=0))
@@ -132,7 +132,7 @@ def images(monkeypatch):
 )
 def test_colour_images_of_full_size_are_augmented(images, name, augmented):
     _, calls = images
-    recipe = Recipe("SAM", rho=0.1, epochs=1, batch_size=4)
+    recipe = Recipe(Perturbation(0.1), epochs=1, batch_size=4)
     config = classify.Config(name, "resnet tiny 2 group", (recipe,))
     assert classify.run(config)["diverged_step"] is None
     assert calls == augmented
@@ -185,12 +185,12 @@ def test_networks_are_named():
 
 def test_cost_counts_passes():
     erm = classify.small(Recipe(epochs=1), seed=0)
-    sam = classify.small(Recipe("SAM", rho=0.1, epochs=10), seed=0)
+    sam = classify.small(Recipe(Perturbation(0.1), epochs=10), seed=0)
     assert classify.cost([sam]) > classify.cost([erm]) > 0  # 20 passes against one
 
 
 def test_the_relu_network_in_short():
-    config = fig07_relu_network.Config("SAM", 0.3, 12, True, steps=200)
+    config = fig07_relu_network.Config(0.3, 12, True, steps=200)
     found = fig07_relu_network.run(config)
     assert found["steps"] == 200 and len(found["f"]) == 301
     assert found["train_loss"] < found["losses"][0][1]
@@ -277,8 +277,6 @@ def test_a_switch_is_named_by_what_it_switches_to():
 
 def test_the_switches_have_names_of_their_own():
     found = [records.plain(config) for config in switches.configs("laptop", (0,))]
-    names = [
-        (switches.switch(c), c["recipes"][-1]["method"], c["recipes"][-1]["rho"]) for c in found
-    ]
+    names = [(switches.switch(c), *classify.setting(c["recipes"][-1]).values()) for c in found]
     assert len(set(names)) == len(names)
-    assert ("learning rate 0.4", "ERM", 0.0) in names
+    assert ("learning rate 0.4", "ERM", 0.0, None) in names

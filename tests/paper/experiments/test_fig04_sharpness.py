@@ -1,13 +1,14 @@
 import pytest
 import torch
 
-from samkit import sharpness
+from samkit import Perturbation, sharpness
 from samkit.paper import experiments, records
 from samkit.paper.experiments import classify, fig04_sharpness
 from samkit.paper.experiments.fig04_sharpness import Config
-from samkit.training.fit import Recipe, cross_entropy
+from samkit.training import Recipe
+from samkit.training.fit import cross_entropy
 
-TINY = Recipe("m-SAM", rho=0.1, m=16, epochs=1, batch_size=250)
+TINY = Recipe(Perturbation(0.1, m=16), epochs=1, batch_size=250)
 
 
 def test_sharpness_is_that_of_the_trained_network_and_training_is_as_without_it():
@@ -56,6 +57,6 @@ def test_the_summary_has_a_column_for_every_m_and_radius():
         for config in configs
     ]
     rows = fig04_sharpness.summary(made_up)
-    assert [row["method"] for row in rows] == ["ERM", "SAM", "m-SAM"]
+    assert [row["method"] for row in rows] == ["ERM", "SAM", "16-SAM"]
     assert rows[0]["m=16, rho=0.1"] == 16.0 and rows[0]["m=128, rho=0.1"] == 128.0
     assert len(experiments.load("fig04_sharpness").configs("laptop", (0,))) == 9

@@ -50,14 +50,10 @@ def tiny(config: Config) -> Config:
     """Two epochs of two batches, width 2; a switch of method stays a switch."""
     recipes = []
     for recipe in config.recipes:
-        m = recipe.m and max(1, recipe.m // 8)
-        switch = tuple(
-            (1, changes | ({"m": changes["m"] // 8} if changes.get("m") else {}))
-            for _, changes in recipe.switch
-        )
-        swa = None if recipe.swa_from is None else 1
-        changed = {"m": m, "switch": switch, "swa_from": swa, "epochs": 2, "batch_size": 16}
-        recipes.append(replace(recipe, **changed))
+        first, *later = (replace(p, m=p.m and max(1, p.m // 8)) for p in recipe.perturbations)
+        changed = {"perturbation": first, "switch": tuple((1, how) for how in later)}
+        changed |= {"swa_from": None if recipe.swa_from is None else 1}
+        recipes.append(replace(recipe, **changed, epochs=2, batch_size=16))
     *softplus, _, depth, _, norm = config.net.split()
     assert depth == {"cifar10": "18", "cifar100": "34"}[config.data]
     changes = {"examples": 8, "sizes": (2, 8), "steps": 2} if hasattr(config, "examples") else {}
@@ -73,7 +69,10 @@ def test_every_kind_of_run_goes_through(name, images):
     experiment = experiments.load(name)
     kinds = {}
     for config in experiment.configs("paper", (0,)):
-        rules = tuple(replace(r, rho=bool(r.rho)) for r in tiny(config).recipes)
+        rules = tuple(
+            replace(r, perturbation=replace(r.perturbation, rho=float(r.perturbation.rho > 0)))
+            for r in tiny(config).recipes
+        )
         kinds[config.data, config.net, config.noise_kind, str(rules)] = config
     assert {config.data for config in kinds.values()} >= {"cifar10"}
     runs = []
@@ -109,10 +108,10 @@ def test_a_seed_counts_when_all_its_runs_on_the_data_are_recorded():
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_the_lead_of_sam_is_over_the_best_of_the_others(seeds):
     def metrics(config, noise):
-        recipe = config.recipes[0]
-        validation = 0.05 - 0.01 * (recipe.rho == 0.1)
-        test = {"ERM": 0.06, "random": 0.05, "n-SAM": 0.055, "SAM": 0.04}[recipe.method]
-        test -= 0.02 * (recipe.rho == 0.4)  # lucky, but not what validation chooses
+        how = config.recipes[0].perturbation
+        validation = 0.05 - 0.01 * (how.rho == 0.1)
+        test = {"ERM": 0.06, "random": 0.05, "n-SAM": 0.055, "SAM": 0.04}[how.label]
+        test -= 0.02 * (how.rho == 0.4)  # lucky, but not what validation chooses
         return {"validation_error": validation, "test_error": test + noise}
 
     record("fig01_perturbations", seeds, metrics)
@@ -130,11 +129,11 @@ def test_the_least_fall_with_m():
     errors |= {("batch", 32): 0.05, ("batch", 128): 0.04}
 
     def metrics(config, noise):
-        recipe = config.recipes[0]
-        if recipe.rho != 0.1:
+        how = config.recipes[0].perturbation
+        if how.rho != 0.1:
             return {"test_error": 0.5}
-        steps = 0.037 if recipe.ascent_steps > 1 else None
-        return {"test_error": noise + (steps or errors[config.net.split()[-1], recipe.m])}
+        steps = 0.037 if how.steps > 1 else None
+        return {"test_error": noise + (steps or errors[config.net.split()[-1], how.m])}
 
     record("fig02_role_of_m", (0, 1), metrics)
     found = experiments.complete("fig02_role_of_m", "paper", "cifar10")
@@ -165,14 +164,12 @@ def test_the_rise_under_label_noise():
     assert fig12_label_noise.rise({"diverged_step": 3}) is None
 
 
-GAINS = {"ERM": 0.0, "random": 0.0, "n-SAM": 0.0, "SAM": 0.02, "m-SAM": 0.02, "group-SAM": 0.02}
-
-
 def gained(recipe):
     """By how much the error is lower than ERM's after this recipe."""
     if recipe.switch:
-        return 0.015 if recipe.switch[0][1]["method"] != "ERM" else 0.0
-    return GAINS[recipe.method] - 0.001 * np.log(recipe.m or 128)
+        return 0.015 if recipe.switch[0][1].rho else 0.0
+    gain = 0.0 if recipe.label in ("ERM", "random", "n-SAM") else 0.02
+    return gain - 0.001 * np.log(recipe.perturbation.m or 128)
 
 
 def as_the_paper_says(config, noise):

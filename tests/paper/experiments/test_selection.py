@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from samkit import data
+from samkit import Perturbation, data
 from samkit.paper import records
 from samkit.paper.experiments import classify, fig01_perturbations
-from samkit.training.fit import Fit, Recipe
+from samkit.training import Fit, Recipe
 
 TINY = {"epochs": 2, "batch_size": 500}
 
@@ -102,7 +102,8 @@ def figure_1(spread=0.0):
     """Runs of Figure 1, two seeds, with the errors above."""
     for seed in (0, 1):
         for (method, rho), (validation, test) in FIGURE_1.items():
-            recipe = Recipe(method, rho=rho)
+            sources = {"random": "random", "n-SAM": "previous"}
+            recipe = Recipe(Perturbation(rho, source=sources.get(method, "own")))
             metrics = {
                 "diverged_step": None,
                 "train_loss": 0.1,
@@ -122,8 +123,8 @@ def test_radius_and_rival_are_chosen_on_the_validation_set():
 def test_a_radius_at_which_a_run_diverged_is_not_chosen():
     runs = [*figure_1(spread=0.01)]
     for run in runs[:7]:
-        recipe = run["config"]["recipes"][0]
-        if (recipe["method"], recipe["rho"]) == ("SAM", 0.1):
+        setting = classify.setting(run["config"]["recipes"][0])
+        if (setting["method"], setting["rho"]) == ("SAM", 0.1):
             run["metrics"] = {"diverged_step": 7}
     low, high = fig01_perturbations.lead(runs)
     assert low == pytest.approx(0.45 - 0.05) and high == pytest.approx(0.45 - 0.05)

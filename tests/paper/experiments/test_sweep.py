@@ -11,7 +11,7 @@ from distributed import LocalCluster
 
 from samkit.__main__ import main
 from samkit.paper import experiments, records
-from samkit.paper.experiments import fig01_perturbations, sweep
+from samkit.paper.experiments import classify, fig01_perturbations, sweep
 
 NAME = "fig01_perturbations"
 
@@ -49,7 +49,8 @@ def test_what_is_recorded_is_skipped():
 
 def test_runs_are_picked_by_their_description(capsys):
     assert main(["run", NAME, "--match", "^(n-)?SAM rho=0.1, seed 0$"]) == 0
-    methods = [r["config"]["recipes"][0]["method"] for r in experiments.recorded(NAME, "ci")]
+    recipes = [r["config"]["recipes"][0] for r in experiments.recorded(NAME, "ci")]
+    methods = [classify.setting(recipe)["method"] for recipe in recipes]
     assert methods == ["n-SAM", "SAM"]
     assert main(["run", NAME, "--match", "GAM"]) == 2
     said = capsys.readouterr().err

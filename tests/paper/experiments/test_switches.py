@@ -1,16 +1,17 @@
 import numpy as np
 import pytest
 
+from samkit import Perturbation
 from samkit.paper import records
 from samkit.paper.experiments import classify, switches
 from samkit.paper.experiments.table import text
-from samkit.training.fit import Recipe
+from samkit.training import Recipe
 
 
 @pytest.mark.parametrize("scale", ["ci", "laptop", "paper"])
 def test_every_switch_has_a_name_of_its_own(scale):
     names = [
-        (switches.switch(plain), plain["recipes"][-1]["method"], plain["recipes"][-1]["rho"])
+        (switches.switch(plain), *classify.setting(plain["recipes"][-1]).values())
         for plain in map(records.plain, switches.configs(scale, (0,)))
     ]
     assert len(set(names)) == len(names)
@@ -21,7 +22,7 @@ def test_every_switch_has_a_name_of_its_own(scale):
 
 def test_averaged_weights_are_one_end_of_their_line():
     first = Recipe(epochs=3, batch_size=500, swa_from=1)
-    then = Recipe("SAM", rho=0.1, epochs=1, batch_size=500)
+    then = Recipe(Perturbation(0.1), epochs=1, batch_size=500)
     config = classify.small(first, then, seed=0)
     found = classify.run(config)
     line, swa = found["line"], found["swa_line"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from samkit.paper import interactive
+from samkit.paper.experiments import fig08_fine_tuning
 from samkit.paper.experiments.table import interval
 from tools import interactive as outside
 
@@ -20,9 +21,10 @@ def chosen(first, at):
     found = {}
     for record in RECORDS:
         recipes = record["config"]["recipes"]
-        name = "ERM" if recipes[0]["method"] == "ERM" else f"{recipes[0]['m']}-SAM"
+        name = fig08_fine_tuning.name(recipes[0])
         switch = recipes[0]["switch"][0][0] if recipes[0]["switch"] else 100
-        if (name, switch) == (first, at) and (recipes[0]["switch"] or recipes[1]["m"] != 128):
+        wide = len(recipes) == 2 and recipes[1]["perturbation"]["m"] == 128
+        if (name, switch) == (first, at) and not wide:
             found[record["seed"]] = record["metrics"]["history"]
     assert sorted(found) == [0, 1, 2, 3, 4]
     return [found[seed] for seed in range(5)]
