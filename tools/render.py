@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 
-from tools import execute, tree
+from tools import execute, notebooks, tree
 from tools.tree import BuildFailed
 
 CACHE = tree.BUILD / ".jupyter_cache"
@@ -78,7 +78,7 @@ def render(chapters: list[Path], now: dict[str, str]) -> None:
     fill_sphinx_cache(chapters)
     sphinx()
     for page in chapters:  # the executed notebooks are published beside the pages
-        text = nbformat.writes(execute.kept_execution(page))
+        text = nbformat.writes(notebooks.executed(page))
         tree.write_whole(tree.HTML / "executed" / f"{page.stem}.ipynb", text)
 
 

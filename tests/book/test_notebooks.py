@@ -2,16 +2,19 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
+from importlib.metadata import PackageNotFoundError, version
 
 import jupytext
 import nbformat
 import pytest
 
-from tools import notebooks
-from tools.tree import BuildFailed, chapters
+import samkit
+from tools import markdown, notebooks, tree
+from tools.tree import ROOT, BuildFailed, chapters
 
 CHAPTERS = pytest.mark.parametrize("page", chapters(), ids=lambda page: page.stem)
 
@@ -19,7 +22,7 @@ CHAPTERS = pytest.mark.parametrize("page", chapters(), ids=lambda page: page.ste
 @CHAPTERS
 def test_the_notebook_is_in_step_with_its_chapter(page):
     committed = notebooks.notebook_path(page).read_text(encoding="utf-8")
-    expected = nbformat.writes(notebooks.convert(page, notebooks.stored_outputs(page))) + "\n"
+    expected = nbformat.writes(notebooks.committed(page)) + "\n"
     assert committed == expected, "run `make notebooks`"
 
 
@@ -59,8 +62,105 @@ def test_no_notebook_without_a_chapter():
 
 
 @CHAPTERS
-def test_the_first_cell_is_the_one_that_installs_samkit_and_the_chapter_does_not(page):
-    first, *rest = nbformat.read(notebooks.notebook_path(page), as_version=4).cells
+def test_the_words_are_plain_markdown(page):
+    """No directive, role or label is left, and no link that leads nowhere outside of the book."""
+    for cell in notebooks.convert(page, {}, {}).cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"\$\$.*?\$\$|\$[^$]+\$", "", cell.source, flags=re.DOTALL)
+            left = r"^[> ]*(?:`{3,}|:{3,})\{.*|\{[\w:-]+\}`.*|^\([\w-]+\)=$|\]\((?!https?://).*"
+            assert re.findall(left, prose, re.MULTILINE) == []
+
+
+@CHAPTERS
+def test_a_notebook_links_to_its_page_and_opens_itself_in_colab(page):
+    head = notebooks.convert(page, {}, {}).cells[0].source
+    assert f"{markdown.site()}/book/{page.stem}.html" in head
+    assert f"/blob/main/notebooks/{page.stem}.ipynb)" in head and "colab-badge" in head
+
+
+WORDS = r"""# A page
+
+```{prf:theorem} A *name*
+:label: thm-one
+If $f[x](w)$ then
+
+$$
+a = b
+$$ (eq-one)
+```
+
+````{prf:proof}
+:class: dropdown
+By {eq}`eq-one` and {prf:ref}`thm-one`, as in
+{cite:t}`woodworth2020`
+{cite}`foret2021,karimi2016`
+and `code [a](b)`.
+
+1. First
+   ```{claim} fig05
+   ```
+````
+
+(here)=
+## A heading
+
+:::{admonition} Look
+:class: note
+At [this](#here), [that](01-sparse-regression) and [](here).
+:::
+"""
+PLAIN = r"""# A page
+
+> **Theorem 7.1** (A *name*)
+>
+> If $f[x](w)$ then
+>
+> $$
+> a = b
+> \tag{7.1}
+> $$
+
+<details>
+<summary>Proof</summary>
+
+By [(7.1)](SITE/07-a.html#equation-eq-one) and [Theorem 7.1](SITE/07-a.html#thm-one), as in
+[Woodworth et al. (2020)](DOI/10.48550/arXiv.2002.09277)
+([Foret et al., 2021](DOI/10.48550/arXiv.2010.01412); [Karimi et al., 2016](DOI/10.1007/978-3-319-46128-1_50))
+and `code [a](b)`.
+"""  # noqa: E501
+
+
+def test_what_becomes_of_directives_and_roles(tmp_path, monkeypatch):
+    page = tmp_path / "book" / "07-a.md"
+    page.parent.mkdir()
+    page.write_text(WORDS)
+    for name in ("references.bib", "01-sparse-regression.md"):
+        shutil.copy(ROOT / "book" / name, page.parent)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setattr(tree, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        tree, "toc_pages", lambda: [page, page.with_name("01-sparse-regression.md")]
+    )
+    markdown.places.cache_clear()
+    found = markdown.Writer("07-a", {"fig05": {"verdict": "PASS"}}).text(WORDS)
+    markdown.places.cache_clear()
+    site = f"{markdown.site()}/book"
+    assert found.startswith(PLAIN.replace("SITE", site).replace("DOI", "https://doi.org"))
+    assert "> **PASS** · " in found and f"{site}/ledger.html#claim-fig05)" in found
+    assert f"> **Look**\n>\n> At [this]({site}/07-a.html#here)" in found
+    assert f"[that]({site}/01-sparse-regression.html)" in found
+    assert f"[A heading]({site}/07-a.html#here)." in found and "(here)=" not in found
+
+
+@pytest.mark.parametrize("text", ["```{mermaid}\n```", "{unknown}`x`", "[x](gone)", "{eq}`gone`"])
+def test_what_has_no_plain_form_or_no_place_is_named(text):
+    with pytest.raises(BuildFailed, match=r"book/07-a\.md"):
+        markdown.Writer("07-a", {}).text(text)
+
+
+@CHAPTERS
+def test_the_first_code_is_what_installs_samkit_and_the_chapter_does_not(page):
+    _, first, *rest = notebooks.convert(page, {}, {}).cells
     assert first.source == notebooks.install_cell().source
     assert "pip" not in "".join(cell.source for cell in rest if cell.cell_type == "code")
     assert "SAMKIT_SOURCE" not in page.read_text(encoding="utf-8")
@@ -72,6 +172,7 @@ def first_cell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SAMKIT_SOURCE", raising=False)
     monkeypatch.setenv("SAMKIT_RESULTS", "as before")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     commands = []
     monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
 
@@ -83,10 +184,26 @@ def first_cell(tmp_path, monkeypatch):
     return run
 
 
-def test_the_first_cell_does_nothing_outside_of_colab(first_cell, tmp_path):
+def test_outside_of_colab_the_first_cell_says_what_is_installed(
+    first_cell, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS")
     assert first_cell() == []
+    said = capsys.readouterr().out
+    assert said == f"samkit {samkit.__version__} is installed, beside torch {version('torch')}\n"
+    assert os.environ["OMP_NUM_THREADS"] == "1"
     assert os.environ["SAMKIT_RESULTS"] == "as before"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_samkit_the_first_cell_says_how_to_get_it(first_cell, capsys, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    first_cell()
+    said = capsys.readouterr().out
+    assert said.startswith("samkit is not installed: pip install 'samkit[chapters] @ git+https://")
 
 
 def test_the_first_cell_in_colab(first_cell, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 import samkit
 from book._ext import launch_buttons
 from samkit.paper import claims
-from tools import browser, gate, render, serve
+from tools import browser, gate, markdown, render, serve
 from tools.tree import HTML, ROOT, chapters, toc_pages
 
 PAGES = [page.relative_to(ROOT).with_suffix(".html").as_posix() for page in toc_pages()]
@@ -224,6 +224,17 @@ def test_the_executed_notebooks_are_published():
     for page in chapters():
         notebook = nbformat.read(HTML / "executed" / f"{page.stem}.ipynb", as_version=4)
         assert any(cell.get("outputs") for cell in notebook.cells)
+
+
+def test_notebooks_name_things_as_the_pages_do():
+    """A theorem or equation has the number that the page shows, at the address that is given."""
+    for label, (name, address) in markdown.places().items():
+        path, _, anchor = address.removeprefix(f"{markdown.site()}/").partition("#")
+        source = (HTML / path).read_text(encoding="utf-8")
+        if anchor:
+            assert f'id="{anchor}"' in source, label
+        if re.search(r"\d+\.\d+\)?$", name):
+            assert name in source.partition(f'id="{anchor}"')[2][:400], (label, name)
 
 
 @pytest.mark.parametrize(
