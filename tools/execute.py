@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -295,20 +296,18 @@ def known_at_once(pages: Iterable[Path]) -> None:
         tempfile.TemporaryFile(dir=folder()).close()
     except OSError as error:
         raise tree.unwritable(folder(), error) from None
-    names = {page.stem for page in pages}
-    needed = {
-        name: row.id
-        for row in claims.ledger().values()
-        for name in row.records
-        if row.chapter in names and not name.endswith("-paper.jsonl")  # which may be still to come
-    }
-    for name, row in needed.items():
+    listed = subprocess.run(
+        ["git", "ls-files", "results"], cwd=tree.ROOT, capture_output=True, text=True
+    )
+    published = {Path(name).name for name in listed.stdout.splitlines()}
+    chapters = {page.stem for page in pages}
+    rows = [row for row in claims.ledger().values() if row.chapter in chapters]
+    for name in sorted(published & {name for row in rows for name in row.records}):
         if not (records.folder() / name).exists():
-            experiment, _, scale = name.removesuffix(".jsonl").partition("-")
-            made = f"python -m samkit run {experiment} --scale {scale}" if scale else "make bench"
             raise BuildFailed(
-                f"no {records.folder() / name}, which the row {row} needs. Records come with the "
-                f"repository: restore it (git checkout), or make it: {made}"
+                f"no {records.folder() / name}, which a chapter reads. Records come with the "
+                "repository: restore it, `git restore results`, or set SAMKIT_RESULTS to the "
+                "folder that holds it"
             )
 
 

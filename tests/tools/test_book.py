@@ -247,14 +247,14 @@ def test_a_wrong_scale_is_said_at_once_and_leaves_what_is_kept(page, monkeypatch
     assert execute.is_kept(page)
 
 
-def test_a_missing_record_is_said_at_once_with_the_command_that_makes_it(monkeypatch, tmp_path):
+def test_a_missing_record_is_said_at_once_with_the_command_that_restores_it(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMKIT_RESULTS", str(tmp_path))
     started = "no chapter is to be executed"
     monkeypatch.setattr(execute, "execute_all", lambda pages: pytest.fail(started))
     with pytest.raises(BuildFailed) as failure:
         run(tree.ROOT / "book" / "08-label-noise.md")
     assert f"no {tmp_path / 'fig12_label_noise-laptop.jsonl'}" in str(failure.value)
-    assert "python -m samkit run fig12_label_noise --scale laptop" in str(failure.value)
+    assert "git restore results" in str(failure.value)
 
 
 def test_another_samkit_on_the_path_is_said_at_once(page, monkeypatch, tmp_path):
