@@ -24,7 +24,7 @@ from samkit import Perturbation, nets
 from samkit.data import crop_and_flip
 from samkit.paper import records
 from samkit.training import Recipe, fit
-from samkit.training.fit import EVALUATED
+from samkit.training.evaluation import EVALUATED
 
 BATCH, RHO = 128, 0.1
 

@@ -179,7 +179,7 @@ def _vmap_agrees(objective: Objective, batch: Batch, groups: int) -> bool:
             return True
         reason = f"it is off by {off:.0e}"
     except Exception as error:  # each module may break vmap in a way of its own
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
     warnings.warn(
         f"torch.func.vmap cannot run this model ({reason}): the groups ascend one after the other, "
         "which gives the same and takes longer",

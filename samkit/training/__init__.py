@@ -3,6 +3,9 @@
 Any network, with schedules, switches of method, checkpoints and records of each epoch:
 
 - :func:`samkit.training.fit`: the loop, and :class:`samkit.training.Recipe`, its settings
+- :mod:`~samkit.training.evaluation`: losses and errors of a network on sets of examples
+- :mod:`~samkit.training.checkpoint`: the state of a training on disk
+- :mod:`~samkit.training.cuda_graph`: its steps on a GPU
 - :mod:`~samkit.training.ranks`: the processes that share one training under torchrun
 
 The one-hidden-layer ReLU network on points in 1D, by formulas (Figure 7):

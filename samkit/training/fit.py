@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.backends import cudnn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel
@@ -30,15 +24,14 @@ from samkit.msam import msam_grad
 from samkit.msam.batch import Batch, LossFn, per_example
 from samkit.optim import SAM
 from samkit.perturbation import ETA
+from samkit.training import checkpoint as checkpoints
+from samkit.training import evaluation
+from samkit.training.cuda_graph import Examples, Gradient, Recorded, has_dropout, own_stream
+from samkit.training.evaluation import EVALUATED, cross_entropy, forward_precision, in_mode, wrong
 from samkit.training.ranks import Ranks
 from samkit.training.recipe import Recipe
 
-#: examples evaluated at once
-EVALUATED = 2048
-
-Examples = tuple[Tensor, Tensor]
 Augment = Callable[..., Tensor]
-Gradient = Callable[[Examples, Examples | None], Tensor]
 Progress = Callable[[int, Mapping[str, float]], object]
 
 
@@ -61,33 +54,6 @@ class Fit:
     def note(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """One loss per example, (b,)."""
-    return F.cross_entropy(outputs, targets, reduction="none")
-
-
-def wrong(outputs: Any, targets: Any) -> Tensor | None:
-    """1 where the largest output is not that of the target's class, else 0; nan for no class.
-
-    Of the targets' shape; None where they are not classes: see :class:`Fit`.
-    """
-    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
-        return None
-    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1:
-        return None
-    for axis in (1, -1):
-        classes = outputs.shape[axis]
-        if outputs.movedim(axis, -1).shape[:-1] == targets.shape and classes > 1:
-            no_class = (targets < 0) | (targets >= classes)
-            return (outputs.argmax(axis) != targets).float().masked_fill(no_class, math.nan)
-    return None
-
-
-def forward_precision(device: torch.device) -> AbstractContextManager:
-    """In which networks are evaluated on that device: bf16 autocast on CUDA, else as they are."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def fit(
@@ -164,15 +130,15 @@ def fit(
     noisy = None if noisy is None else noisy.to(device)
     x, y = sets["train"]
 
-    with _in_mode(net, training=True):
+    with in_mode(net, training=True):
         run = _Run(net, recipe, loss_fn, augment, device, ranks)
         result, first = Fit(), 0
         if checkpoint is not None:
             checkpoint = Path(checkpoint)
-            run.belongs = _belongs(recipe, train, net)
+            run.belongs = checkpoints.belongs(recipe, train, net)
             first = run.load(checkpoint, result)
         rng = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with rng, _own_stream(device) if device.type == "cuda" else nullcontext():
+        with rng, own_stream(device) if device.type == "cuda" else nullcontext():
             run.check_loss(x, y, noisy)
             for epoch in range(first, recipe.epochs):
                 try:
@@ -255,7 +221,7 @@ class _Run:
     def check_loss(self, x: Tensor, y: Tensor, noisy: Tensor | None) -> None:
         """ValueError unless the loss is one per example, and the noisy labels are classes."""
         few = Batch(x[:2], y[:2])
-        with _in_mode(self.net, training=False), self._autocast():
+        with in_mode(self.net, training=False), self._autocast():
             per_example(self.loss_fn, self.net, few)
             if noisy is not None and wrong(few.call(self.net), few.targets) is None:
                 raise ValueError(
@@ -317,9 +283,9 @@ class _Run:
         if self.recorded is not None and self.recorded[0] == rule:  # pragma: no cover, needs a GPU
             return self.recorded[1]
         passes = self._sam(rule) if rule.perturbation.rho else self._erm()
-        if not self._cuda or self.ranks.count > 1 or _drops(self.net):
+        if not self._cuda or self.ranks.count > 1 or has_dropout(self.net):
             return passes
-        self.recorded = rule, _Recorded(passes)  # pragma: no cover, needs a GPU
+        self.recorded = rule, Recorded(passes)  # pragma: no cover, needs a GPU
         return self.recorded[1]  # pragma: no cover, needs a GPU
 
     def _erm(self) -> Gradient:
@@ -432,29 +398,11 @@ class _Run:
 
     # evaluation
 
-    @torch.no_grad()
     def evaluate(
         self, sets: Mapping[str, Examples], noisy: Tensor | None, epoch: int
     ) -> dict[str, float]:
         """Mean loss of each set, and the share of errors where its targets are classes."""
-        values: dict[str, Tensor] = {}
-        with _in_mode(self.net, training=False), self._autocast():
-            for name, (x, y) in sets.items():
-                losses, errors = [], []
-                for part, targets in zip(x.split(EVALUATED), y.split(EVALUATED), strict=True):
-                    outputs = self.net(part)
-                    losses.append(self.loss_fn(outputs, targets))
-                    if (part_errors := wrong(outputs, targets)) is not None:
-                        errors.append(part_errors)
-                values[f"{name}_loss"] = torch.cat(losses).mean()
-                if not errors:
-                    continue
-                error = torch.cat(errors)
-                values[f"{name}_error"] = error.nanmean()
-                if name == "train" and noisy is not None:
-                    values["train_clean_error"] = error[~noisy].nanmean()
-                    values["train_noisy_error"] = error[noisy].nanmean()
-        metrics = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+        metrics = evaluation.evaluate(self.net, self.loss_fn, sets, noisy)
         if not math.isfinite(metrics["train_loss"]):
             last = (epoch + 1) * (len(sets["train"][1]) // self.recipe.batch_size) - 1
             raise _diverged(epoch, last, "the loss after the epoch is inf or nan")
@@ -463,7 +411,6 @@ class _Run:
     # checkpoints
 
     def save(self, path: Path, epochs: int, result: Fit) -> None:
-        """Whole or not at all: an interruption leaves the file of before."""
         if self.ranks.index > 0:
             return
         state = {
@@ -475,16 +422,13 @@ class _Run:
             "msam_method": self.msam_method,
             "history": result.history,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.part")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        checkpoints.write(path, state)
 
     def load(self, path: Path, result: Fit) -> int:
         """Takes the state of a checkpoint if there is one; returns the epochs it has behind it."""
         state = None
         if self.ranks.index == 0 and path.exists():
-            state = _read(path)
+            state = checkpoints.read(path)
         state = self.ranks.from_first(state)
         if state is None:
             return 0
@@ -500,87 +444,6 @@ class _Run:
         self.msam_method = state["msam_method"]
         result.history = state["history"]
         return state["epochs"]
-
-
-@contextmanager
-def _own_stream(device: torch.device) -> Iterator[None]:  # pragma: no cover, needs a GPU
-    """A stream that is not the default one, for recording, and the fastest convolutions on it."""
-    before, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    benchmark, cudnn.benchmark = cudnn.benchmark, not cudnn.deterministic
-    own.wait_stream(before)
-    try:
-        with torch.cuda.stream(own):
-            yield
-    finally:
-        before.wait_stream(own)
-        cudnn.benchmark = benchmark
-
-
-class _Recorded:
-    """The passes of a step as a CUDA graph: the device plays them without waiting for Python.
-
-    The first calls are plain ones, which warm up; the next one is recorded. The loss that a call
-    returns, and the gradients it leaves in p.grad, are overwritten by the next.
-    """
-
-    WARM_UP = 3
-
-    def __init__(self, passes: Gradient) -> None:
-        self.passes, self.calls, self.loss = passes, 0, torch.empty(())
-        self.graph, self.inputs = torch.cuda.CUDAGraph(), list[Tensor]()
-
-    def __call__(self, batch: Examples, other: Examples | None) -> Tensor:
-        self.calls += 1
-        if self.calls <= self.WARM_UP:
-            return self.passes(batch, other)
-        examples = [*batch, *(other or ())]
-        if not self.inputs:
-            self._record(examples)
-        torch._foreach_copy_(self.inputs, examples)
-        self.graph.replay()
-        return self.loss
-
-    def _record(self, examples: list[Tensor]) -> None:
-        self.inputs = [part.clone() for part in examples]
-        (x, y), rest = self.inputs[:2], self.inputs[2:]
-        other = (rest[0], rest[1]) if rest else None
-        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
-            self.loss = self.passes((x, y), other)
-
-
-def _drops(net: nn.Module) -> bool:
-    """Whether the network has dropout: its masks are not those of both passes in a recording."""
-    return any(isinstance(module, _DropoutNd) for module in net.modules())
-
-
-def _belongs(recipe: Recipe, train: Examples, net: nn.Module) -> dict[str, str]:
-    """What a checkpoint is of: the recipe, the training set, the network's names and shapes."""
-    digest = hashlib.sha256()
-    for part in train:
-        digest.update(f"{part.dtype} {tuple(part.shape)} ".encode())
-        digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
-    return {
-        "recipe": json.dumps(asdict(recipe), sort_keys=True),
-        "training set": digest.hexdigest(),
-        "network": json.dumps(shapes),
-    }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The checkpoint in that file; ValueError that says what to do if it is none, or damaged."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(state, dict):
-            return state
-        reason = f"it holds a {type(state).__name__}"
-    except OSError:
-        raise
-    except Exception as error:  # torch has no one type for files that are not whole
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise ValueError(
-        f"{path} is damaged or no checkpoint ({reason}): delete it to start from the beginning"
-    )
 
 
 def _diverged(epoch: int, step: int, reason: str) -> Diverged:
@@ -600,19 +463,3 @@ def _put(x: Tensor, device: torch.device) -> Tensor:
     x = x.to(device)
     images = device.type == "cuda" and x.dim() == 4
     return x.contiguous(memory_format=torch.channels_last) if images else x
-
-
-@contextmanager
-def _in_mode(net: nn.Module, *, training: bool) -> Iterator[None]:
-    """All modules in eval mode; or in train mode, if the network is not in train mode already.
-
-    Afterwards each is in the mode it was in.
-    """
-    modes = [(module, module.training) for module in net.modules()]
-    if not (training and net.training):
-        net.train(training)
-    try:
-        yield
-    finally:
-        for module, before in modes:
-            module.training = before

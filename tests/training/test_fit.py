@@ -11,7 +11,7 @@ from scipy import stats
 from samkit import Perturbation, msam_grad, nets
 from samkit.errors import Diverged, Undefined
 from samkit.training import Recipe, fit
-from samkit.training.fit import cross_entropy
+from samkit.training.evaluation import cross_entropy
 
 fitting = importlib.import_module("samkit.training.fit")  # samkit.training.fit is the function too
 
@@ -157,7 +157,7 @@ def test_a_recorded_step_is_played_with_the_batch_of_each_call(examples, how, mo
 
     def as_on_a_gpu(run, rule):
         nonlocal step
-        step = step or fitting._Recorded(run._sam(rule) if rule.perturbation.rho else run._erm())
+        step = step or fitting.Recorded(run._sam(rule) if rule.perturbation.rho else run._erm())
         return step
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Played)
@@ -166,19 +166,19 @@ def test_a_recorded_step_is_played_with_the_batch_of_each_call(examples, how, mo
     monkeypatch.setattr(fitting._Run, "_gradient", as_on_a_gpu)
     monkeypatch.setattr(Played, "played", 0)
     if how.source == "random":  # recording must not draw: on a GPU it does not
-        monkeypatch.setattr(fitting._Recorded, "_record", lambda self, new: keep(self, new))
+        monkeypatch.setattr(fitting.Recorded, "_record", lambda self, new: keep(self, new))
 
         def keep(self, new):
             self.inputs, self.graph.step = [part.clone() for part in new], self
 
     fit(found, recipe, examples)
-    assert Played.played == recipe.epochs * (N // BATCH) - fitting._Recorded.WARM_UP
+    assert Played.played == recipe.epochs * (N // BATCH) - fitting.Recorded.WARM_UP
     torch.testing.assert_close(weights(found), weights(expected), rtol=0, atol=0)
 
 
 def test_a_network_with_dropout_is_not_recorded():
-    assert not fitting._drops(net())
-    assert fitting._drops(torch.nn.Sequential(net(), torch.nn.Dropout(0.1)))
+    assert not fitting.has_dropout(net())
+    assert fitting.has_dropout(torch.nn.Sequential(net(), torch.nn.Dropout(0.1)))
 
 
 def batch_norm_net():

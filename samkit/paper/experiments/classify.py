@@ -20,7 +20,8 @@ from torch.optim.swa_utils import AveragedModel
 from samkit import data, measure, nets
 from samkit.errors import Diverged
 from samkit.perturbation import Perturbation
-from samkit.training.fit import EVALUATED, cross_entropy, fit, forward_precision
+from samkit.training.evaluation import EVALUATED, cross_entropy, forward_precision
+from samkit.training.fit import fit
 from samkit.training.recipe import Recipe
 
 #: where the loss on the line between two stages is taken

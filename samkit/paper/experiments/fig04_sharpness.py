@@ -17,7 +17,7 @@ from samkit.measure import sharpness
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.table import bounds, by_setting
 from samkit.perturbation import Perturbation
-from samkit.training.fit import cross_entropy
+from samkit.training.evaluation import cross_entropy
 from samkit.training.recipe import Recipe
 
 PREVIOUS = Perturbation(source="previous")

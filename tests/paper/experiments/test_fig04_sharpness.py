@@ -6,7 +6,7 @@ from samkit.paper import experiments, records
 from samkit.paper.experiments import classify, fig04_sharpness
 from samkit.paper.experiments.fig04_sharpness import Config
 from samkit.training import Recipe
-from samkit.training.fit import cross_entropy
+from samkit.training.evaluation import cross_entropy
 
 TINY = Recipe(Perturbation(0.1, m=16), epochs=1, batch_size=250)
 
