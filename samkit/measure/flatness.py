@@ -15,6 +15,7 @@ from torch.func import grad_and_value, vmap
 from samkit.errors import NonFinite, Unsupported
 from samkit.measure.objective import Objective, WeightNormByFormula, batches
 from samkit.msam.batch import Batch, LossFn, mapped
+from samkit.perturbation import ball, unit
 
 #: numbers that the weights of all groups ascending together may take
 CHUNK = 2**26
@@ -98,12 +99,12 @@ def sharpness(
             climb = _climb(objective, parts, groups, T, bool(by_vmap))
             zero = objective.w.new_zeros(groups, objective.w.numel())
             value, slope = climb(zero)
-            starts = [rho * _unit(slope)]
+            starts = [rho * unit(slope)]
             for _ in range(restarts):
                 noise = torch.randn(
                     zero.shape, generator=generator, dtype=zero.dtype, device=zero.device
                 )
-                starts.append(rho * _unit(noise))
+                starts.append(rho * unit(noise))
             best = _highest(climb, value, starts, rho, steps)
             total = total + (best - value).sum() * (examples // groups)
             count += examples
@@ -121,7 +122,7 @@ def _highest(
             value, slope = climb(delta)
             best = torch.maximum(best, value)
             length = rho * (1 - step / steps)
-            delta = _project(delta + length * _unit(slope), rho)
+            delta = ball(delta + length * unit(slope), rho)
     return best
 
 
@@ -219,7 +220,7 @@ def average_sharpness(
         start, increases = objective.value(w, parts), []
         for _ in range(draws):
             z = torch.randn(w.shape, generator=generator, dtype=w.dtype, device=w.device)
-            move = rho * _unit(z) * (w.abs() + eta if adaptive else 1.0)
+            move = rho * unit(z) * (w.abs() + eta if adaptive else 1.0)
             increases.append(float(objective.value(w + move, parts) - start))
     if not np.isfinite(increases).all():
         raise NonFinite("a loss within the ball is inf or nan: lower rho")
@@ -416,19 +417,3 @@ def _no_size(m: Any, data: Iterable[Batch]) -> ValueError:
 def _first(parts: list[Batch], groups: int) -> list[Batch]:
     """The first of the groups that these batches are."""
     return parts if groups == 1 else [parts[0].part(0, len(parts[0]) // groups)]
-
-
-def _unit(v: Tensor) -> Tensor:
-    """v / ||v|| over the last axis, and 0 where v is 0.
-
-    Divided by the largest entry first: the squares of a fitted example's gradient underflow.
-    """
-    tiny = torch.finfo(v.dtype).tiny
-    v = v / v.abs().amax(dim=-1, keepdim=True).clamp_min(tiny)
-    return v / v.norm(dim=-1, keepdim=True).clamp_min(tiny)
-
-
-def _project(delta: Tensor, rho: float) -> Tensor:
-    """The nearest point of the ball."""
-    length = delta.norm(dim=-1, keepdim=True)
-    return delta * (rho / length.clamp_min(torch.finfo(delta.dtype).tiny)).clamp(max=1.0)

@@ -254,11 +254,11 @@ def test_batchnorm_in_train_mode_is_refused():
 
 
 def test_gradients_whose_squares_underflow_still_have_a_direction():
-    from samkit.measure.flatness import _unit
+    from samkit.perturbation import unit
 
     v = torch.tensor([[3e-30, 4e-30], [0.0, 0.0], [3.0, -4.0]])
     expected = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.6, -0.8]])
-    torch.testing.assert_close(_unit(v), expected)
+    torch.testing.assert_close(unit(v), expected)
     net = torch.nn.Linear(2, 2)
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[40.0, 0.0], [-40.0, 0.0]]))
