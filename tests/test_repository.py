@@ -132,3 +132,14 @@ def test_the_promises_are_kept_by_workflows():
     systems = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
     matrix = systems["jobs"]["package"]["strategy"]["matrix"]
     assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])
+def test_what_the_pages_for_developers_name_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w.-]+\.(?:py|md|toml|yml|txt))`", text):
+        assert name == "esm/" or (ROOT / name).exists(), name
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in re.findall(r"(?:^|`)make ((?:[A-Z]+=\S+ )?[a-z ]+)", text, re.MULTILINE):
+        named = [word for word in words.split("  ")[0].split() if "=" not in word]
+        assert set(named) <= set(targets), words
