@@ -44,14 +44,17 @@ def pins(text: str) -> dict[str, str]:
 def wanted(source: str) -> list[str]:
     """The packages that the notebooks use and Colab holds, in the versions of the list ``source``.
 
-    Raises BuildFailed if the list lacks some: then Colab no longer holds them, or the list is not
-    one.
+    Raises BuildFailed if it cannot be read, or lacks some: then Colab no longer holds them, or it
+    is no list of packages.
     """
-    if re.match(r"\w+://", source):
-        with urlopen(source) as answer:
-            text = answer.read().decode()
-    else:
-        text = Path(source).read_text(encoding="utf-8")
+    try:
+        if re.match(r"\w+://", source):
+            with urlopen(source) as answer:
+                text = answer.read().decode()
+        else:
+            text = Path(source).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BuildFailed(f"{source} cannot be read ({error}): name a list of packages") from None
     names, versions = pins(PACKAGES.read_text(encoding="utf-8")), pins(text)
     if missing := sorted(names.keys() - versions.keys()):
         raise BuildFailed(
@@ -62,17 +65,21 @@ def wanted(source: str) -> list[str]:
 
 
 def environment(python: str, requirements: list[str]) -> Path:
-    """The interpreter of an environment with these packages, in _build/colab, made if need be."""
-    folder = BUILD / "colab"
-    found = shutil.which(python)
-    if not found:
+    """The interpreter of an environment with these packages, under _build, made if need be."""
+    path = shutil.which(python)
+    if not path:
         raise BuildFailed(f"no {python} here: name one of Colab's version, COLAB_PYTHON=...")
-    if not (folder / "bin" / "python").exists():
-        made = subprocess.run([found, "-m", "venv", folder], check=False)
-        if made.returncode:  # such as a shim of pyenv for a version that is not chosen
-            raise BuildFailed(f"{found} makes no environment: name another, COLAB_PYTHON=...")
+    code = "import sys; print('colab', *sys.version_info[:2], sep='-')"
+    said = subprocess.run([path, "-c", code], capture_output=True, text=True)
+    folder = BUILD / said.stdout.strip()
     inside = folder / "bin" / "python"
-    subprocess.run([inside, "-m", "pip", "install", "--quiet", *requirements], check=True)
+    if said.returncode or not inside.exists():
+        made = subprocess.run([path, "-m", "venv", folder], check=False)
+        if made.returncode:  # such as a shim of pyenv for a version that is not chosen
+            raise BuildFailed(f"{path} makes no environment: name another, COLAB_PYTHON=...")
+    install = [inside, "-m", "pip", "install", "--quiet", *requirements]
+    if subprocess.run(install).returncode:
+        raise BuildFailed("Colab's packages could not be installed: see what pip says above")
     return inside
 
 

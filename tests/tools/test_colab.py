@@ -38,6 +38,9 @@ def test_a_newer_list_gives_its_versions_of_the_same_packages(tmp_path, monkeypa
     ours.write_text("jinja2==3.0\nnumpy==2.1.3\n")
     with pytest.raises(BuildFailed, match="does not hold numpy"):
         colab.wanted(str(newer))
+    for gone in (tmp_path / "gone.txt", (tmp_path / "gone.txt").as_uri(), "http://127.0.0.1:9/x"):
+        with pytest.raises(BuildFailed, match=r"(gone\.txt|/x) cannot be read .*: name a list of"):
+            colab.wanted(str(gone))
 
 
 def test_the_list_kept_here_holds_what_the_notebooks_import():
@@ -56,6 +59,17 @@ def test_a_python_that_is_not_there_or_does_not_run_is_named(tmp_path, monkeypat
     monkeypatch.setattr(colab, "BUILD", tmp_path)
     with pytest.raises(BuildFailed, match=r"python3\.99 makes no environment: name another"):
         colab.environment(str(shim), [])
+
+
+def test_packages_that_cannot_be_installed_are_named_and_each_python_has_its_folder(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(colab, "BUILD", tmp_path)
+    inside = tmp_path / "colab-{}-{}".format(*sys.version_info) / "bin" / "python"
+    inside.parent.mkdir(parents=True)
+    inside.symlink_to(sys.executable)
+    with pytest.raises(BuildFailed, match=r"could not be installed: see what pip says"):
+        colab.environment(sys.executable, ["--no-index", "samkit-no-such-package"])
 
 
 @pytest.fixture
