@@ -14,17 +14,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from html import escape
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import numpy as np
 from playwright._impl._driver import compute_driver_executable
 
 from samkit.paper import interactive
+from tools import serve
 
 WIDTH = 680
 RECORDS = Path(__file__).parents[1] / "results" / "fig08_fine_tuning-laptop.jsonl"
@@ -143,24 +142,16 @@ def write_site(
         (folder / f"{page}.html").write_text(text, encoding="utf-8")
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @contextmanager
 def serving(names: Sequence[str] = interactive.NAMES, theme: str = "light") -> Iterator[str]:
     """The address of a page with these figures, served on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         write_site(Path(folder), names, theme)
-        handler = partial(_Quiet, directory=folder)
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}/"
-            server.shutdown()
+        with serve.serving(Path(folder)) as address:
+            yield address
 
 
-def serve() -> None:
+def show() -> None:
     """All figures on one page, until interrupted."""
     with serving() as address:
         print(f"{address}  (Ctrl-C ends it)", flush=True)
@@ -178,7 +169,7 @@ def write() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    actions = {("write",): write, ("serve",): serve}
+    actions = {("write",): write, ("serve",): show}
     if tuple(arguments) not in actions:
         print(__doc__, file=sys.stderr)
         return 2

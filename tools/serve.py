@@ -1,9 +1,13 @@
-"""The built pages at an address of this machine."""
+"""A folder of pages at an address of this machine."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
 
 from tools import tree
 
@@ -18,7 +22,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
     def send_error(self, code, message=None, explain=None):
         """A page that is not there is answered with 404.html."""
-        page = tree.HTML / "404.html"
+        page = Path(self.directory, "404.html")
         if code != 404 or not page.exists():
             super().send_error(code, message, explain)
             return
@@ -34,15 +38,22 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def server(port: int = 0) -> ThreadingHTTPServer:
-    """A web server on this machine for the built pages (0: any free port)."""
-    return ThreadingHTTPServer(("127.0.0.1", port), functools.partial(Quiet, directory=tree.HTML))
-
-
-def serve(port: int = 8000) -> None:
-    with server(port) as running:
-        print(f"The book is at http://127.0.0.1:{running.server_port} (Ctrl-C to stop)")
+@contextmanager
+def serving(folder: Path, port: int = 0) -> Iterator[str]:
+    """The address at which a folder is served (port 0: any that is free)."""
+    handler = functools.partial(Quiet, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
         try:
-            running.serve_forever()
-        except KeyboardInterrupt:
-            print()
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+
+
+def serve() -> None:
+    """The book, until interrupted."""
+    with serving(tree.HTML, 8000) as address:
+        print(f"The book is at {address} (Ctrl-C to stop)", flush=True)
+        with suppress(KeyboardInterrupt):
+            Event().wait()

@@ -1,7 +1,6 @@
 """The built pages in a real browser, every request that leaves this machine refused."""
 
 import re
-import threading
 from datetime import UTC, datetime
 from functools import cache
 from html.parser import HTMLParser
@@ -23,10 +22,8 @@ PAGES = [page.relative_to(ROOT).with_suffix(".html").as_posix() for page in toc_
 
 @pytest.fixture(scope="session")
 def site():
-    with serve.server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with serve.serving(HTML) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
