@@ -34,12 +34,8 @@ SHAPES = {
 }
 
 
-#: what tables show of a run: see :func:`samkit.paper.experiments.table.by_setting`
-MEASURES = {
-    "test error": lambda metrics: metrics.get("test_error"),
-    "validation error": lambda metrics: metrics.get("validation_error"),
-    "train loss": lambda metrics: metrics.get("train_loss"),
-}
+#: what tables show of a run
+MEASURES = ("test_error", "validation_error", "train_loss")
 
 
 @dataclass(frozen=True)

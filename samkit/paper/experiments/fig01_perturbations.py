@@ -6,13 +6,15 @@ at the paper's size on CIFAR-10 and CIFAR-100.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
-from samkit.paper.experiments.table import by_setting, paired
+from samkit.paper.experiments.frame import best, compare, frame, summarize
 from samkit.perturbation import Perturbation
 from samkit.training.recipe import Recipe
 
@@ -21,7 +23,7 @@ RADII = {"ci": (0.1,), "laptop": (0.03, 0.1, 0.3), "paper": (0.025, 0.05, 0.1, 0
 DATA = {"ci": ("mnist1d",), "laptop": ("mnist1d",), "paper": ("cifar10", "cifar100")}
 EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
 
-__all__ = ["configs", "lead", "run", "setting", "summary"]
+__all__ = ["configs", "lead", "run", "runs", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
@@ -41,15 +43,15 @@ def setting(config: Mapping[str, Any]) -> dict:
     return {"data": config["data"], "method": method, "rho": rho}
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
+def runs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a run, by :func:`setting`."""
+    return frame(records, setting)
+
+
+def summary(records: Sequence[dict]) -> pd.DataFrame:
     """One row for each method and radius; differences are to ERM with the same data and seed."""
-    return by_setting(
-        records,
-        setting,
-        classify.MEASURES,
-        against=lambda setting: setting["method"] == "ERM",
-        within=lambda config: config["data"],
-    )
+    by = ["data", "method", "rho"]
+    return summarize(runs(records), by, classify.MEASURES, {"method": "ERM"})
 
 
 def lead(records: Sequence[dict]) -> tuple[float, float]:
@@ -58,12 +60,7 @@ def lead(records: Sequence[dict]) -> tuple[float, float]:
     Every method has the radius of its lowest mean validation error, of those at which no run
     diverged. Records of one data set.
     """
-    rows = summary(records)
-
-    def best(methods: tuple[str, ...]) -> Callable[[Mapping[str, Any]], bool]:
-        own = [row for row in rows if row["method"] in methods and not row["diverged"]]
-        row = min(own, key=lambda row: row["validation error"])
-        return lambda config: all(row[k] == v for k, v in setting(config).items())
-
-    others = tuple(dict.fromkeys(row["method"] for row in rows if row["method"] != "SAM"))
-    return paired(records, lambda m: m.get("test_error"), best(others), best(("SAM",)))
+    table = runs(records)
+    sam = table["method"] == "SAM"
+    other, own = (best(part, ["method", "rho"]) for part in (table[~sam], table[sam]))
+    return compare(table, "test_error", other, own)

@@ -7,14 +7,16 @@ GroupNorm allows any m.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import pandas as pd
+
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
-from samkit.paper.experiments.table import by_setting, paired
+from samkit.paper.experiments.frame import compare, frame, summarize
 from samkit.perturbation import Perturbation
 from samkit.training.recipe import Recipe
 
@@ -36,7 +38,7 @@ GRID = {
 RADIUS, BATCH_NORM_SIZES, ASCENT_STEPS = 0.1, (32, 128), 5
 EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
 
-__all__ = ["beyond_ascent", "configs", "falls", "run", "setting", "summary"]
+__all__ = ["beyond_ascent", "configs", "falls", "run", "runs", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
@@ -63,20 +65,20 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
 
 def setting(config: Mapping[str, Any]) -> dict:
     """The network and what distinguishes the methods."""
-    recipe = config["recipes"][0]
+    recipe, net = config["recipes"][0], config["net"]
     steps = {"steps": recipe["perturbation"]["steps"]}
-    return {"net": config["net"]} | classify.setting(recipe) | steps
+    return {"net": net, "norm": net.split()[-1]} | classify.setting(recipe) | steps
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
+def runs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a run, by :func:`setting`."""
+    return frame(records, setting)
+
+
+def summary(records: Sequence[dict]) -> pd.DataFrame:
     """One row for each m and radius; differences are to ERM with the same network and seed."""
-    return by_setting(
-        records,
-        setting,
-        classify.MEASURES,
-        against=lambda setting: setting["method"] == "ERM",
-        within=lambda config: config["net"],
-    )
+    by = ["net", "method", "rho", "m", "steps"]
+    return summarize(runs(records), by, classify.MEASURES, {"method": "ERM"})
 
 
 def falls(records: Sequence[dict], norm: str, sizes: Sequence[int]) -> tuple[float, float]:
@@ -85,26 +87,16 @@ def falls(records: Sequence[dict], norm: str, sizes: Sequence[int]) -> tuple[flo
     At scale "paper", with :data:`RADIUS` for every m of ``sizes``: the 95 % interval, paired by
     seed, that reaches lowest.
     """
+    table, own = runs(records), {"norm": norm, "rho": RADIUS, "steps": 1}
     falling = sorted(sizes, reverse=True)
     return min(
-        paired(records, _error, _is(norm, m=large), _is(norm, m=small))
+        compare(table, "test_error", own | {"m": large}, own | {"m": small})
         for large, small in pairwise(falling)
     )
 
 
 def beyond_ascent(records: Sequence[dict], m: int) -> tuple[float, float]:
     """How far m-SAM's test error is below that of SAM with several ascent steps: 95 % interval."""
-    steps = _is("group", m=None, steps=ASCENT_STEPS)
-    return paired(records, _error, steps, _is("group", m=m))
-
-
-def _is(norm: str, **changes: int | None) -> Callable[[Mapping[str, Any]], bool]:
-    wanted: dict[str, Any] = {"rho": RADIUS, "steps": 1, **changes}
-    return lambda config: (
-        config["net"].endswith(norm)
-        and all(config["recipes"][0]["perturbation"][key] == value for key, value in wanted.items())
-    )
-
-
-def _error(metrics: Mapping[str, Any]) -> float | None:
-    return metrics.get("test_error")
+    own = {"norm": "group", "rho": RADIUS}
+    steps, group = own | {"steps": ASCENT_STEPS}, own | {"m": m, "steps": 1}
+    return compare(runs(records), "test_error", steps, group)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any
 
-from scipy.stats import spearmanr
+import pandas as pd
 
 from samkit.measure import sharpness
 from samkit.paper.experiments import classify
-from samkit.paper.experiments.table import bounds, by_setting
+from samkit.paper.experiments.frame import frame, interval, summarize
 from samkit.perturbation import Perturbation
 from samkit.training.evaluation import cross_entropy
 from samkit.training.recipe import Recipe
@@ -91,36 +90,34 @@ def run(config: Config, **how: Any) -> dict[str, Any]:
     return trained.metrics | {"sharpness": measured}
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
-    """One row for each method: the test error, and each sharpness as "m=16, rho=0.1"."""
-    pairs = dict.fromkeys(
-        (entry["m"], entry["rho"])
+def runs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a run: how it was trained, and each sharpness as a column "m=16, rho=0.1"."""
+    table = frame(records, lambda config: classify.setting(config["recipes"][0]))
+    sharp = [
+        {column(e["m"], e["rho"]): e["value"] for e in record["metrics"].get("sharpness", ())}
         for record in records
-        for entry in record["metrics"].get("sharpness", ())
-    )
-    measures = {f"m={m}, rho={rho:g}": partial(value, m=m, rho=rho) for m, rho in pairs}
-    return by_setting(
-        records,
-        lambda config: classify.setting(config["recipes"][0]),
-        {"test error": lambda metrics: metrics.get("test_error")} | measures,
-        against=lambda setting: setting["method"] == "ERM",
-    )
+    ]
+    return table.join(pd.DataFrame(sharp, index=table.index))
 
 
-def order(records: Sequence[dict], m: int, rho: float) -> tuple[float, float]:
+def column(m: int, rho: float) -> str:
+    """The sharpness of that m and radius in :func:`runs`."""
+    return f"m={m}, rho={rho:g}"
+
+
+def summary(records: Sequence[dict]) -> pd.DataFrame:
+    """One row for each method: the test error, and each sharpness."""
+    table = runs(records)
+    sharp = [name for name in table if name.startswith("m=")]
+    return summarize(table, ["method", "rho", "m"], ["test_error", *sharp])
+
+
+def order(table: pd.DataFrame, m: int, rho: float) -> tuple[float, float]:
     """Spearman's correlation of this sharpness with the validation error over the ways to train.
 
     1: the sharper the worse, without exception. The 95 % interval of its mean over the seeds.
     """
-    by_seed: dict[int, list[tuple[float, float]]] = {}
-    for record in records:
-        if (sharp := value(record["metrics"], m, rho)) is not None:
-            pair = sharp, record["metrics"]["validation_error"]
-            by_seed.setdefault(record["seed"], []).append(pair)
-    return bounds([spearmanr(*zip(*pairs, strict=True)).statistic for pairs in by_seed.values()])
-
-
-def value(metrics: dict, m: int, rho: float) -> float | None:
-    """The sharpness measured for that m and radius; None if the run has none."""
-    found = [e["value"] for e in metrics.get("sharpness", ()) if (e["m"], e["rho"]) == (m, rho)]
-    return found[0] if found else None
+    pairs = table.dropna(subset=[column(m, rho)]).groupby("seed")
+    both = ["validation_error", column(m, rho)]
+    ranks = [own[both].corr("spearman").iloc[0, 1] for _, own in pairs]
+    return interval(ranks, correlations=True)

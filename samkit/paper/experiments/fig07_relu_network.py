@@ -7,19 +7,18 @@ same, and no GPU is of use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from samkit.errors import Diverged
 from samkit.nets import OneHiddenLayer
-from samkit.paper.experiments.table import by_setting
-from samkit.perturbation import Perturbation
+from samkit.paper.experiments.frame import frame, summarize
 from samkit.training import relu1d
 
 X = (np.arange(12) - 5.5) / 4 + 0.07
@@ -102,16 +101,17 @@ def run(
     }
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
+def runs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a run: "method", "rho", "m"."""
+
+    def setting(config: Mapping[str, Any]) -> dict[str, Any]:
+        how = Perturbation(config["rho"], m=config["m"])
+        return {"method": how.label, "rho": how.rho, "m": how.m}
+
+    return frame(records, setting)
+
+
+def summary(records: Sequence[dict]) -> pd.DataFrame:
     """One row for each method; differences are to gradient descent from the same start."""
-    names = ("train_loss", "steps", "kinks", "path_norm", "variation")
-    return by_setting(
-        records,
-        lambda config: {
-            "method": Perturbation(config["rho"], m=config["m"]).label,
-            "rho": config["rho"],
-            "m": config["m"],
-        },
-        {name: methodcaller("get", name) for name in names},
-        against=lambda setting: setting["method"] == "ERM",
-    )
+    measures = ("train_loss", "steps", "kinks", "path_norm", "variation")
+    return summarize(runs(records), ["method", "rho", "m"], measures, {"method": "ERM"})

@@ -13,9 +13,11 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import pandas as pd
+
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
-from samkit.paper.experiments.table import by_setting
+from samkit.paper.experiments.frame import frame, summarize
 from samkit.perturbation import Perturbation
 from samkit.training.recipe import Recipe
 
@@ -30,7 +32,7 @@ DATA = {"ci": ("mnist1d",), "laptop": ("mnist1d",), "paper": ("cifar10", "cifar1
 #: shares of training at which to switch, with the first of the values of m
 SHARES = {"ci": (), "laptop": (0.1, 0.25, 0.5, 0.75, 0.9), "paper": (0.25, 0.5, 0.75, 0.9)}
 
-__all__ = ["configs", "run", "summary"]
+__all__ = ["configs", "run", "runs", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
@@ -73,32 +75,27 @@ def name(recipe: Mapping[str, Any]) -> str:
     return Recipe(Perturbation(**recipe["perturbation"]), batch_size=recipe["batch_size"]).label
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
-    """One row for each run; differences are to ERM -> ERM with the same data and seed.
+def runs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a run, by :func:`setting` and data, with two more columns after fine-tuning.
 
     "first" is the test error before fine-tuning; "barrier" how far the training loss on the line
     rises above the higher of its two ends.
     """
-    rows = []
+    table = frame(records, lambda config: {"data": config["data"]} | setting(config))
+    more = []
     for record in records:
-        first = record["config"]["recipes"][0]["epochs"]
-        metrics = record["metrics"]
+        metrics, found = record["metrics"], {}
         if "line" in metrics:
+            first = metrics["history"]["epoch"].index(record["config"]["recipes"][0]["epochs"])
             ends = dict(zip(metrics["line"]["t"], metrics["line"]["train_loss"], strict=True))
             between = [loss for t, loss in ends.items() if 0 <= t <= 1]
-            metrics = metrics | {
-                "first": metrics["history"]["test_error"][metrics["history"]["epoch"].index(first)],
-                "barrier": max(between) - max(ends[0.0], ends[1.0]),
-            }
-        rows.append(record | {"metrics": metrics})
-    return by_setting(
-        rows,
-        lambda config: {"data": config["data"]} | setting(config),
-        {
-            "first": lambda metrics: metrics.get("first"),
-            "test error": lambda metrics: metrics.get("test_error"),
-            "barrier": lambda metrics: metrics.get("barrier"),
-        },
-        against=lambda found: found["run"] == "ERM -> ERM",
-        within=lambda config: config["data"],
-    )
+            found["first"] = metrics["history"]["test_error"][first]
+            found["barrier"] = max(between) - max(ends[0.0], ends[1.0])
+        more.append(found)
+    return table.join(pd.DataFrame(more, index=table.index, columns=["first", "barrier"]))
+
+
+def summary(records: Sequence[dict]) -> pd.DataFrame:
+    """One row for each run; differences are to ERM -> ERM with the same data and seed."""
+    by, measures = ["data", "run", "switch"], ["first", "test_error", "barrier"]
+    return summarize(runs(records), by, measures, {"run": "ERM -> ERM"})

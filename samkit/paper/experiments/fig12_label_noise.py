@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
-from samkit.paper.experiments.table import by_setting
+from samkit.paper.experiments.fig08_fine_tuning import name
+from samkit.paper.experiments.frame import frame, summarize
 from samkit.perturbation import Perturbation
 from samkit.training.recipe import Recipe
 
@@ -23,7 +26,7 @@ EPOCHS = {"ci": 40, "laptop": 100, "paper": 200}
 RADIUS = 0.1
 SIZES = {"ci": (16,), "laptop": (128, 16), "paper": (128,)}
 
-__all__ = ["configs", "rise", "run", "summary"]
+__all__ = ["configs", "run", "runs", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
@@ -40,28 +43,27 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     ]
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
+def runs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a run: the labels, the method, and "rise".
+
+    "rise" is how far the last test error is above "best_test_error", the one at the epoch of lowest
+    validation error.
+    """
+    table = frame(records, setting)
+    if "best_test_error" in table:
+        table["rise"] = table["test_error"] - table["best_test_error"]
+    return table
+
+
+def setting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The data, the share and the kind of wrong labels, the method in a word, its radius and m."""
+    labels = {"data": config["data"], "noise": config["noise"], "kind": config["noise_kind"]}
+    recipe = config["recipes"][0]
+    return labels | classify.setting(recipe) | {"method": name(recipe)}
+
+
+def summary(records: Sequence[dict]) -> pd.DataFrame:
     """One row for each noise and method: the last error, and the best along the way."""
-    return by_setting(
-        records,
-        lambda config: _labels(config) | classify.setting(config["recipes"][0]),
-        {
-            "test error": lambda metrics: metrics.get("test_error"),
-            "lowest": lambda metrics: metrics.get("lowest_test_error"),
-            "stopped early": lambda metrics: metrics.get("best_test_error"),
-            "rise": rise,
-        },
-        against=lambda setting: setting["method"] == "ERM",
-        within=lambda config: tuple(_labels(config).values()),
-    )
-
-
-def rise(metrics: Mapping[str, Any]) -> float | None:
-    """How far the last test error is above the one at the epoch of lowest validation error."""
-    if "test_error" not in metrics:
-        return None
-    return metrics["test_error"] - metrics["best_test_error"]
-
-
-def _labels(config: Mapping[str, Any]) -> dict:
-    return {"data": config["data"], "noise": config["noise"], "kind": config["noise_kind"]}
+    by = ["data", "noise", "kind", "method"]
+    measures = ["test_error", "lowest_test_error", "best_test_error", "rise"]
+    return summarize(runs(records), by, measures, {"method": "ERM"})

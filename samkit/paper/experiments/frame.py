@@ -1,8 +1,8 @@
 """Runs as a table: one row a run in a pandas DataFrame, and the one comparison that is made.
 
 :func:`frame` makes it of records, :func:`compare` compares two settings seed by seed, and
-:func:`summary` prints means. Every interval is a 95 % one over the seeds; seeds too few to have one
-give -inf to inf, which the ledger calls INCONCLUSIVE.
+:func:`summarize` prints means. Every interval is a 95 % one over the seeds; seeds too few to have
+one give -inf to inf, which the ledger calls INCONCLUSIVE.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ def pick(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
       method  seed
     1    SAM     0
     """
-    for column, value in where.items():
-        runs = runs[runs[column].isna() if value is None else runs[column] == value]
-    if runs.empty:
+    found = _where(runs, where)
+    if found.empty:
         raise ValueError(f"there is no run with {dict(where)}")
+    return found
+
+
+def _where(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    for column, value in where.items():
+        runs = runs[runs[column].isna() if pd.isna(value) else runs[column] == value]
     return runs
 
 
@@ -69,6 +74,15 @@ def compare(
     return interval(difference)
 
 
+def best(runs: pd.DataFrame, by: Sequence[str]) -> dict[str, Any]:
+    """The values of these columns with the lowest mean validation error, where no run diverged."""
+    means = runs.groupby(list(by), dropna=False)["validation_error"].agg(
+        lambda x: x.mean(skipna=False)
+    )
+    key = means.idxmin()
+    return dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+
+
 def interval(values: Sequence[float] | pd.Series, *, correlations: bool = False) -> tuple:
     r"""(low, high) for the mean, by Student's t: :math:`\bar x \pm t_{0.975, n-1}\, s/\sqrt n`.
 
@@ -91,7 +105,38 @@ def interval(values: Sequence[float] | pd.Series, *, correlations: bool = False)
     return float(x.mean() - half), float(x.mean() + half)
 
 
-def summary(
+def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
+    r"""Where one more run of the same setting is expected, with probability 95 %: (low, high).
+
+    :math:`\bar x \pm t_{0.975,\,n-1}\, s \sqrt{1 + 1/n}` from n earlier runs: wider than
+    :func:`interval`, which is for their mean. A rerun outside is not the same experiment. Raises
+    ValueError for fewer than two values.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"a prediction needs at least two earlier runs, not {n}")
+    low, high = interval(values)
+    middle, half = (low + high) / 2, (high - low) / 2
+    return middle - half * (n + 1) ** 0.5, middle + half * (n + 1) ** 0.5
+
+
+def text(values: Sequence[float] | pd.Series, digits: int = 3) -> str:
+    """Such as "0.258 ± 0.006": the mean, and half the width of its interval where it has one."""
+    low, high = interval(values)
+    spread = "" if np.isinf(high) else f" ± {(high - low) / 2:.{digits}f}"
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def means(runs: pd.DataFrame, by: str, measure: str) -> pd.DataFrame:
+    """For each value of the column ``by``: the "mean" of the measure, and "half" its interval."""
+    found = {}
+    for key, own in runs.groupby(by)[measure]:
+        low, high = interval(own.dropna())
+        found[key] = {"mean": own.mean(), "half": (high - low) / 2}
+    return pd.DataFrame(found).T
+
+
+def summarize(
     runs: pd.DataFrame,
     by: Sequence[str],
     measures: Sequence[str],
@@ -103,24 +148,21 @@ def summary(
     As text, "0.258 ± 0.006" with half the width of the interval. With ``against``, which picks the
     runs to compare with, "test_error - base" is the mean difference to those with the same seed.
     """
-    table = []
+    rows = []
     for key, own in runs.groupby(list(by), dropna=False, sort=False):
         row = dict(zip(by, key, strict=True)) | {"runs": len(own)}
         for measure in measures:
             if measure not in own or own[measure].isna().all():
                 continue
-            row[measure] = _mean(own[measure].dropna(), digits)
+            row[measure] = text(own[measure].dropna(), digits)
             if against is None or all(row.get(k) == v for k, v in against.items()):
                 continue
-            base = {k: row[k] for k in by if k in WITHIN} | dict(against)
-            difference = by_seed(own, measure, {}) - by_seed(runs, measure, base)
+            same = {k: row[k] for k in by if k in WITHIN} | dict(against)
+            base = _where(runs, same)
+            if base.empty:
+                continue
+            difference = by_seed(own, measure, {}) - by_seed(base, measure, {})
             if difference.notna().any():
-                row[f"{measure} - base"] = _mean(difference.dropna(), digits)
-        table.append(row)
-    return pd.DataFrame(table)
-
-
-def _mean(values: pd.Series, digits: int) -> str:
-    low, high = interval(values)
-    spread = "" if np.isinf(high) else f" ± {(high - low) / 2:.{digits}f}"
-    return f"{values.mean():.{digits}f}{spread}"
+                row[f"{measure} - base"] = text(difference.dropna(), digits)
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("-")

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
-from samkit.paper.experiments.fig01_perturbations import PERTURBATIONS, setting, summary
+from samkit.paper.experiments.fig01_perturbations import PERTURBATIONS, runs, setting, summary
 from samkit.training.recipe import Recipe
 
 EPOCHS, RHO = 20, 0.1
 
-__all__ = ["configs", "run", "setting", "summary"]
+__all__ = ["configs", "run", "runs", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:

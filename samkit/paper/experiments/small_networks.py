@@ -367,7 +367,7 @@ def summary(records: Sequence[dict]) -> pd.DataFrame:
     if not judged:
         return pd.DataFrame()
     columns = ["task", "method", "learning_rate", "rho"]
-    return table.summary(table.frame(judged, setting), columns, ["test_error", "train_loss"])
+    return table.summarize(table.frame(judged, setting), columns, ["test_error", "train_loss"])
 
 
 def setting(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
 from samkit.paper.experiments.fig01_perturbations import PERTURBATIONS
 from samkit.paper.experiments.fig08_fine_tuning import name
-from samkit.paper.experiments.table import by_setting
+from samkit.paper.experiments.frame import frame, summarize
 from samkit.perturbation import Perturbation
 from samkit.training.recipe import Recipe
 
@@ -28,7 +30,7 @@ GROUPS = ((0.1, 16), (0.03, 1))
 #: with BatchNorm a group needs enough examples of its own
 BATCH_NORM_GROUP = 32
 
-__all__ = ["configs", "run", "summary"]
+__all__ = ["configs", "run", "runs", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
@@ -79,12 +81,11 @@ def setting(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
+def runs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a run, by :func:`setting`."""
+    return frame(records, setting)
+
+
+def summary(records: Sequence[dict]) -> pd.DataFrame:
     """One row for each run; differences are to ERM with the same norm and seed."""
-    return by_setting(
-        records,
-        setting,
-        classify.MEASURES,
-        against=lambda found: found["run"] == "ERM",
-        within=lambda config: config["net"],
-    )
+    return summarize(runs(records), ["norm", "run", "rho"], classify.MEASURES, {"run": "ERM"})

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from samkit.paper.experiments import classify
 from samkit.paper.experiments.classify import Config, run
-from samkit.paper.experiments.table import by_setting
+from samkit.paper.experiments.frame import frame, summarize
 from samkit.perturbation import Perturbation
 from samkit.training.recipe import Recipe
 
@@ -31,7 +33,7 @@ LEARNING_RATES = {"ci": ((), ()), "laptop": ((0.2, 0.4), (0.2,)), "paper": ((), 
 ASCENT_STEPS = {"ci": (3,), "laptop": (3, 10), "paper": (3,)}
 SOFTPLUS = 20.0
 
-__all__ = ["configs", "run", "summary"]
+__all__ = ["configs", "run", "runs", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
@@ -89,24 +91,25 @@ def switch(config: Mapping[str, Any]) -> str:
     return ", ".join(words) or "as it is"
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
-    """One row for each setting; differences are to ERM with ReLU and the same seed.
+def setting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The last method, what is switched, and the radius."""
+    method, rho, _ = classify.setting(config["recipes"][-1]).values()
+    return {"method": method, "switch": switch(config), "rho": rho}
 
-    The run with SWA has two: its "test error" is SAM's after fine-tuning; "averaged" is the error
-    of the averaged weights before that.
+
+def runs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a run, by :func:`setting`; "averaged" is the test error of SWA's averaged weights.
+
+    (Its "test_error" is SAM's after fine-tuning.)
     """
+    table = frame(records, setting)
+    lines = [record["metrics"].get("swa_line") for record in records]
+    table["averaged"] = [line and line["test_error"][line["t"].index(0.0)] for line in lines]
+    return table
 
-    def setting(config: Mapping[str, Any]) -> dict[str, Any]:
-        method, rho, _ = classify.setting(config["recipes"][-1]).values()
-        return {"method": method, "switch": switch(config), "rho": rho}
 
-    def averaged(metrics: Mapping[str, Any]) -> float | None:
-        line = metrics.get("swa_line")
-        return line and line["test_error"][line["t"].index(0.0)]
-
-    return by_setting(
-        records,
-        setting,
-        classify.MEASURES | {"averaged": averaged},
-        against=lambda found: (found["method"], found["switch"]) == ("ERM", "as it is"),
-    )
+def summary(records: Sequence[dict]) -> pd.DataFrame:
+    """One row for each setting; differences are to ERM with ReLU and the same seed."""
+    base = {"method": "ERM", "switch": "as it is"}
+    by, measures = ["method", "switch", "rho"], [*classify.MEASURES, "averaged"]
+    return summarize(runs(records), by, measures, base)

@@ -3,7 +3,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samkit.paper.experiments.frame import by_seed, compare, frame, interval, pick, summary
+from samkit.paper.experiments.frame import (
+    by_seed,
+    compare,
+    frame,
+    interval,
+    pick,
+    prediction_interval,
+    summarize,
+)
 
 
 def made_up(**errors):
@@ -71,7 +79,7 @@ def test_missing_values_are_picked_by_none():
 
 def test_a_summary_has_means_intervals_and_differences():
     runs = made_up(ERM=[0.5, 0.7, 0.9], SAM=[0.4, None, 0.7])
-    erm, sam = summary(runs, ["method"], ["error"], against={"method": "ERM"}).to_dict("records")
+    erm, sam = summarize(runs, ["method"], ["error"], against={"method": "ERM"}).to_dict("records")
     assert erm["error"] == "0.700 ± 0.497" and sam["runs"] == 3
     assert sam["error - base"] == f"-0.150 ± {stats.t.ppf(0.975, 1) * 0.05:.3f}"
 
@@ -79,5 +87,18 @@ def test_a_summary_has_means_intervals_and_differences():
 def test_differences_are_taken_within_one_data_set():
     rows = [("a", "ERM", 0.5), ("b", "ERM", 0.3), ("a", "SAM", 0.4), ("b", "SAM", 0.1)]
     runs = pd.DataFrame(rows, columns=["data", "method", "error"]).assign(seed=0)
-    found = summary(runs, ["data", "method"], ["error"], against={"method": "ERM"})
+    found = summarize(runs, ["data", "method"], ["error"], against={"method": "ERM"})
     assert found["error - base"].tolist()[2:] == ["-0.100", "-0.200"]
+
+
+def test_a_prediction_interval_holds_95_percent_of_reruns_and_is_wider_than_that_of_the_mean():
+    draws = np.random.default_rng(0).normal(2.0, 3.0, size=(4000, 6))
+    held = 0
+    for *earlier, rerun in draws:
+        low, high = prediction_interval(earlier)
+        held += low <= rerun <= high
+        inner = interval(earlier)
+        assert low < inner[0] and inner[1] < high
+    assert held / len(draws) == pytest.approx(0.95, abs=0.015)
+    with pytest.raises(ValueError, match="at least two earlier runs, not 1"):
+        prediction_interval([1.0])

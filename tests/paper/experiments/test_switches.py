@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from samkit.paper.experiments.table import text
 
 from samkit import Perturbation
 from samkit.paper import records
 from samkit.paper.experiments import classify, switches
-from samkit.paper.experiments.table import text
 from samkit.training import Recipe
 
 

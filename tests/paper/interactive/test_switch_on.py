@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from samkit.paper.experiments.table import interval
 
 from samkit.paper import interactive
 from samkit.paper.experiments import fig08_fine_tuning
-from samkit.paper.experiments.table import interval
 from tools import interactive as outside
 
 RECORDS = [json.loads(line) for line in outside.RECORDS.read_text(encoding="utf-8").splitlines()]
