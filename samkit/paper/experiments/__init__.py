@@ -18,7 +18,7 @@ carries one out and returns its metrics, ``summary(records)`` makes the table th
 
 - :mod:`~samkit.paper.experiments.classify`: the run that all but Figure 7 share
 - :mod:`~samkit.paper.experiments.sweep`: many runs, recorded one by one (``python -m samkit run``)
-- :mod:`~samkit.paper.experiments.table`: means over seeds with intervals, paired differences
+- :mod:`~samkit.paper.experiments.frame`: runs as a table, and the one paired comparison
 
 Scales: ``ci`` runs in seconds, live in the book; ``laptop`` in minutes on a CPU, recorded under
 results/; ``paper`` has the paper's sizes and wants a GPU.

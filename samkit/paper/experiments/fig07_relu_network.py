@@ -19,6 +19,7 @@ import torch
 from samkit.errors import Diverged
 from samkit.nets import OneHiddenLayer
 from samkit.paper.experiments.frame import frame, summarize
+from samkit.perturbation import Perturbation
 from samkit.training import relu1d
 
 X = (np.arange(12) - 5.5) / 4 + 0.07

@@ -75,8 +75,11 @@ def compare(
 
 
 def best(runs: pd.DataFrame, by: Sequence[str]) -> dict[str, Any]:
-    """The values of these columns with the lowest mean validation error, where no run diverged."""
-    means = runs.groupby(list(by), dropna=False)["validation_error"].agg(
+    """The values of these columns with the lowest mean validation error, where no run diverged.
+
+    Of equal ones the first to appear.
+    """
+    means = runs.groupby(list(by), dropna=False, sort=False)["validation_error"].agg(
         lambda x: x.mean(skipna=False)
     )
     key = means.idxmin()
@@ -95,12 +98,12 @@ def interval(values: Sequence[float] | pd.Series, *, correlations: bool = False)
     0.733 to 0.994
     """
     x = np.asarray(values, float)
-    if correlations:
+    if correlations and np.ptp(x) > 0:
         low, high = interval(np.arctanh(np.clip(x, -0.999, 0.999)))
         return float(np.tanh(low)), float(np.tanh(high))
     n = len(x)
     if n < 2:
-        return -np.inf, np.inf
+        return (-1.0, 1.0) if correlations else (-np.inf, np.inf)
     half = student.ppf(0.975, n - 1) * np.std(x, ddof=1) / n**0.5
     return float(x.mean() - half), float(x.mean() + half)
 
@@ -148,7 +151,9 @@ def summarize(
     As text, "0.258 ± 0.006" with half the width of the interval. With ``against``, which picks the
     runs to compare with, "test_error - base" is the mean difference to those with the same seed.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if runs.empty:
+        return pd.DataFrame(rows)
     for key, own in runs.groupby(list(by), dropna=False, sort=False):
         row = dict(zip(by, key, strict=True)) | {"runs": len(own)}
         for measure in measures:

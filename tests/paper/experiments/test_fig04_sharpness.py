@@ -16,14 +16,16 @@ def test_sharpness_is_that_of_the_trained_network_and_training_is_as_without_it(
         "mnist1d", "mlp 40 8 10", (TINY,), examples=32, sizes=(4, 32), radii=(0.1,), steps=2
     )
     found = fig04_sharpness.run(config)
+    record = {"config": records.plain(config), "seed": 0, "metrics": found}
+    table = fig04_sharpness.runs([record])
     plain = classify.train(classify.Config("mnist1d", "mlp 40 8 10", (TINY,)))
     assert found["test_error"] == plain.metrics["test_error"]
     x, y = (part[:32] for part in plain.sets["train"])
     for m in (4, 32):
         same = {"rho": 0.1, "m": m, "steps": 2, "restarts": 1, "seed": 0}
         expected = sharpness(plain.net, cross_entropy, x, y, **same)
-        assert fig04_sharpness.value(found, m, 0.1) == pytest.approx(expected, rel=1e-6)
-    assert fig04_sharpness.value(found, 5, 0.1) is None
+        assert table[fig04_sharpness.column(m, 0.1)].item() == pytest.approx(expected, rel=1e-6)
+    assert fig04_sharpness.column(5, 0.1) not in table
     assert all(torch.isfinite(p).all() for p in plain.net.parameters())
 
 
@@ -57,6 +59,7 @@ def test_the_summary_has_a_column_for_every_m_and_radius():
         for config in configs
     ]
     rows = fig04_sharpness.summary(made_up)
-    assert [row["method"] for row in rows] == ["ERM", "SAM", "16-SAM"]
-    assert rows[0]["m=16, rho=0.1"] == 16.0 and rows[0]["m=128, rho=0.1"] == 128.0
+    assert rows["method"].tolist() == ["ERM", "SAM", "16-SAM"]
+    assert rows["m=16, rho=0.1"][0] == "16.000 ± 0.000"
+    assert rows["m=128, rho=0.1"][0] == "128.000 ± 0.000"
     assert len(experiments.load("fig04_sharpness").configs("laptop", (0,))) == 9

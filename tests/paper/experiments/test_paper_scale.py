@@ -153,15 +153,18 @@ def test_the_order_by_sharpness_is_spearmans():
 
     record("fig04_sharpness", (0, 1, 2), metrics)
     found = experiments.complete("fig04_sharpness", "paper", "cifar10")
-    assert fig04_sharpness.order(found, 16, 0.1) == pytest.approx((-1, -1))
-    low, high = fig04_sharpness.order(found, 1024, 0.1)
+    table = fig04_sharpness.runs(found)
+    assert fig04_sharpness.order(table, 16, 0.1) == pytest.approx((-1, -1))
+    low, high = fig04_sharpness.order(table, 1024, 0.1)
     assert low < high and abs(low + high) < 1.5
 
 
 def test_the_rise_under_label_noise():
-    metrics = {"test_error": 0.4, "best_test_error": 0.3}
-    assert fig12_label_noise.rise(metrics) == pytest.approx(0.1)
-    assert fig12_label_noise.rise({"diverged_step": 3}) is None
+    config = records.plain(fig12_label_noise.configs("ci", (0,))[0])
+    metrics = [{"test_error": 0.4, "best_test_error": 0.3}, {"diverged_step": 3}]
+    found = [{"config": config, "seed": k, "metrics": m} for k, m in enumerate(metrics)]
+    rise = fig12_label_noise.runs(found)["rise"]
+    assert rise[0] == pytest.approx(0.1) and np.isnan(rise[1])
 
 
 def gained(recipe):

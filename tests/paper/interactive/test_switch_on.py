@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from samkit.paper.experiments.table import interval
 
 from samkit.paper import interactive
-from samkit.paper.experiments import fig08_fine_tuning
+from samkit.paper.experiments import fig08_fine_tuning, frame
 from tools import interactive as outside
 
 RECORDS = [json.loads(line) for line in outside.RECORDS.read_text(encoding="utf-8").splitlines()]
@@ -34,6 +33,12 @@ def test_the_stored_runs_are_in_step_and_small():
     stored = (interactive.ESM / "switch-data.mjs").read_text(encoding="utf-8")
     assert stored == outside.switch_data(), "run: python -m tools.interactive write"
     assert len(stored) < 40_000
+
+
+def interval(values):
+    """Mean, and half the width of its interval."""
+    low, high = frame.interval(values)
+    return np.mean(values), (high - low) / 2
 
 
 @pytest.mark.parametrize("direction", ["ERM → 16-SAM", "16-SAM → ERM"])
