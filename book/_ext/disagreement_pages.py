@@ -46,7 +46,7 @@ class Findings(Measured):
             except KeyError as error:
                 raise self.error(str(error)) from None
             box = nodes.container("", classes=["claim"])
-            box += self.heading(claim, found.get(id_), link_to_ledger=True)
+            box += self.heading(claim, found.get(id_))
             outcome = self.outcome(claim, found.get(id_))
             box += nodes.paragraph("", "", *outcome, nodes.Text(f". {claim.check}"))
             if claim.known_miss:
@@ -65,7 +65,7 @@ class Disagreements(Measured):
         for id_, claim in claims.ledger().items():
             report = found.get(id_)
             if report and report.verdict in OPEN:
-                words = [badge(report.verdict), nodes.Text(" "), self.link(id_), nodes.Text(" ")]
+                words = [badge(claim, report), nodes.Text(" "), self.link(id_), nodes.Text(" ")]
                 line = nodes.paragraph("", "", *words, *self.outcome(claim, report))
                 items.append(nodes.list_item("", line))
         count = f"{len(items)} of {len(claims.ledger())} rows:"

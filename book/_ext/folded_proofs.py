@@ -1,9 +1,9 @@
 """Proofs that open with a click: `{prf:proof}` with `:class: dropdown` becomes <details>.
 
-On paper print.mjs unfolds them, and whatever else is folded.
+On paper pages.mjs unfolds them, and whatever else is folded.
 
 sphinx-proof gives a proof no title, on which the script that folds other boxes stumbles, and the
-same id to all of them.
+same id to all of them: here the proof of `thm-nesting` is at `#proof-of-thm-nesting`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,24 @@ from docutils import nodes
 from sphinx_proof.nodes import proof_node
 
 
+def labelled_or_proof(node):
+    return isinstance(node, proof_node) or (isinstance(node, nodes.Admonition) and "label" in node)
+
+
 def fold(app, doctree):
-    for proof in list(doctree.findall(proof_node)):
+    label, seen = "", set()
+    for proof in list(doctree.findall(labelled_or_proof)):
+        if not isinstance(proof, proof_node):
+            label = proof["label"] or label
+            continue
         (box,) = proof.children
         box["ids"] = []
+        name = f"proof-of-{label}"
+        if name in seen:  # a second one, of a remark between
+            name += f"-{len(seen)}"
+        seen.add(name)
         if "dropdown" not in box["classes"]:
+            box["ids"] = [name]
             continue
         first = next(box.findall(nodes.Text))
         first.parent.replace(first, nodes.Text(first.astext().removeprefix("Proof. ")))
@@ -24,7 +37,9 @@ def fold(app, doctree):
             proof,
             [
                 nodes.raw(
-                    "", '<details class="proof-fold"><summary>Proof</summary>', format="html"
+                    "",
+                    f'<details class="proof-fold" id="{name}"><summary>Proof</summary>',
+                    format="html",
                 ),
                 *box.children,
                 nodes.raw("", "</details>", format="html"),
@@ -34,5 +49,5 @@ def fold(app, doctree):
 
 def setup(app):
     app.connect("doctree-read", fold)
-    app.add_js_file("print.mjs", type="module")
+    app.add_js_file("pages.mjs", type="module")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,23 +1,24 @@
-"""The ledger in the book: `{ledger}` is the whole of it, `{claim} ID` one row in a chapter,
-`{claim-map}` the graph of what rests on what.
+"""The ledger in the book: `{ledger}` is the whole of it, `{claims}` the rows of a chapter in a
+table, the role {row} a link to one, `{claim-map}` the main statements and what rests on what.
 
 Verdicts come from the executed chapters that tools/execute.py keeps; without them every row shows
-what it shows before any check, NOT YET.
+what it shows before any check: not yet measured.
 """
 
 from __future__ import annotations
 
 import html
 import json
-from collections import Counter, defaultdict
+import math
+import re
+import textwrap
+from collections import Counter
 from functools import cache
-from graphlib import TopologicalSorter
 from pathlib import Path
-from statistics import mean
 
 from docutils import nodes
 from sphinx import addnodes
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from samkit.paper import claims, experiments
 
@@ -45,12 +46,45 @@ def verdicts(found: dict[str, claims.Report]) -> dict[str, claims.Verdict]:
     }
 
 
+WORDS = {  # a verdict as a reader is told it
+    claims.Verdict.PASS: "holds",
+    claims.Verdict.FAIL: "does not hold here",
+    claims.Verdict.INCONCLUSIVE: "undecided",
+    claims.Verdict.NOT_YET: "not yet measured",
+    claims.Verdict.OUT_OF_SCOPE: "out of scope",
+}
+PLACE = re.compile(r"Figures? \d+(?: and \d+)?|Theorem \d+|Section \d+|Appendix")
+OURS = re.compile(r"\s*\((?:Ours[^)]*)\)")
+
+
+def verdict_of(claim, report) -> claims.Verdict:
+    return report.verdict if report else claim.unchecked_verdict
+
+
+def words(claim, report) -> str:
+    """The verdict in plain words. What is proved and fails, a counterexample refutes."""
+    verdict = verdict_of(claim, report)
+    if verdict is claims.Verdict.FAIL and claim.evidence != claims.Evidence.MEASURED:
+        return "counterexample"
+    return WORDS[verdict]
+
+
+def is_ours(claim) -> bool:
+    return claim.place == "beyond the paper" or bool(OURS.search(claim.statement))
+
+
 def css_class(verdict: claims.Verdict) -> str:
     return f"verdict-{verdict.lower().replace(' ', '-')}"
 
 
-def badge(verdict: claims.Verdict) -> nodes.inline:
-    return nodes.inline("", str(verdict), classes=["verdict", css_class(verdict)])
+def badge(claim, report) -> nodes.inline:
+    verdict = verdict_of(claim, report)
+    return nodes.inline("", words(claim, report), classes=["verdict", css_class(verdict)])
+
+
+def badge_html(claim, report) -> str:
+    verdict = verdict_of(claim, report)
+    return f'<span class="verdict {css_class(verdict)}">{words(claim, report)}</span>'
 
 
 def anchor(claim_id: str) -> str:
@@ -71,27 +105,36 @@ def recorded(name: str) -> str:
     return f"{len(seeds)} seeds, recorded {when}"
 
 
+def link_to(claim_id: str, docname: str) -> nodes.Node:
+    return addnodes.pending_xref(
+        "", nodes.literal("", claim_id), refdomain="std", reftype="ref", refexplicit=True,
+        refwarn=True, reftarget=anchor(claim_id), refdoc=docname,
+    )  # fmt: skip
+
+
 class Row(SphinxDirective):
-    """What both directives share: the words of one row."""
+    """What the directives share: the words of one row."""
 
     def text(self, words: str) -> list[nodes.Node]:
         parsed = self.parse_text_to_nodes(words)
         return parsed[0].children if parsed else []
 
     def link(self, claim_id: str) -> nodes.Node:
-        return addnodes.pending_xref(
-            "", nodes.literal("", claim_id), refdomain="std", reftype="ref", refexplicit=True,
-            refwarn=True, reftarget=anchor(claim_id), refdoc=self.env.docname,
-        )  # fmt: skip
+        return link_to(claim_id, self.env.docname)
 
-    def heading(self, claim, report, link_to_ledger: bool) -> nodes.paragraph:
-        verdict = report.verdict if report else claim.unchecked_verdict
-        name = self.link(claim.id) if link_to_ledger else nodes.literal("", claim.id)
-        paragraph = nodes.paragraph("", "", badge(verdict), nodes.Text(" "), name, nodes.Text(" "))
-        evidence = nodes.inline("", claim.evidence.upper(), classes=["evidence"])
-        paragraph += [evidence, nodes.Text(" ")]
-        paragraph += self.text(claim.statement)
-        return paragraph
+    def statement(self, claim) -> list[nodes.Node]:
+        """What is claimed, marked where the paper does not say it."""
+        said = self.text(OURS.sub("", claim.statement))
+        return (
+            [*said, nodes.Text(" "), nodes.inline("", "ours", classes=["ours"])]
+            if is_ours(claim)
+            else said
+        )
+
+    def heading(self, claim, report) -> nodes.paragraph:
+        parts = [badge(claim, report), self.link(claim.id), *self.statement(claim)]
+        spaced = [piece for part in parts for piece in (part, nodes.Text(" "))]
+        return nodes.paragraph("", "", *spaced)
 
     def page(self, claim, words: str) -> nodes.Node:
         """A link to the chapter of a row; to the report in it where there is one."""
@@ -158,20 +201,97 @@ class Row(SphinxDirective):
         return listed
 
 
-class ClaimDirective(Row):
-    """One row: `{claim} fig06.digits`."""
+def table(head: list[str], rows: list[list[list[nodes.Node]]], kind: str) -> nodes.table:
+    """An HTML table; each cell is a list of inline nodes."""
+    group = nodes.tgroup("", cols=len(head))
+    group += [nodes.colspec(colwidth=1) for _ in head]
 
-    required_arguments = 1
+    def line(cells) -> nodes.row:
+        return nodes.row("", *[nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells])
+
+    group += nodes.thead("", line([[nodes.Text(name)] for name in head]))
+    group += nodes.tbody("", *[line(cells) for cells in rows])
+    return nodes.table("", group, classes=[kind])
+
+
+class ClaimsDirective(Row):
+    """The rows of the chapter it stands in: the paper's that are measured, the others folded."""
 
     def run(self):
-        claim = claims.find(self.arguments[0])
-        box = nodes.container("", classes=["claim"])
-        box += self.heading(claim, reports().get(claim.id), link_to_ledger=True)
-        return [box]
+        chapter, found = Path(self.env.docname).name, reports()
+        rows = [row for row in claims.ledger().values() if row.chapter == chapter]
+        main = [row for row in rows if not is_ours(row) and row.id in found]
+        main = main or [row for row in rows if row.id in found] or rows
+        ours = [row for row in rows if row not in main and row.id in found]
+        later = [row for row in rows if row not in main and row.id not in found]
+        parts: list[nodes.Node] = [self.table(main, found)]
+        for group, name in ((ours, "Further statements, of ours"), (later, "Not yet measured")):
+            if group:
+                summary = f"<summary>{name} ({len(group)})</summary>"
+                opening = f'<details class="claims-fold">{summary}'
+                parts.append(nodes.raw("", opening, format="html"))
+                parts.append(self.table(group, found))
+                parts.append(nodes.raw("", "</details>", format="html"))
+        return parts
+
+    def table(self, rows, found) -> nodes.table:
+        lines = []
+        for claim in rows:
+            report = found.get(claim.id)
+            here = [nodes.Text("not yet")]
+            if report:
+                here = [nodes.Text(f"{plain(report)}; "), nodes.Text(f"required: {plain(claim)}")]
+            elif claim.out_of_scope:
+                here = self.text(claim.out_of_scope)
+            lines.append(
+                [self.statement(claim), here, [badge(claim, report)], [self.link(claim.id)]]
+            )
+        return table(["Statement", "Here", "Verdict", "Row"], lines, "claims")
+
+
+def plain(of: claims.Claim | claims.Report) -> str:
+    """A measurement, or what is required of it, with powers of ten as such."""
+    words = of.criterion if isinstance(of, claims.Claim) else of.measured
+    words = re.sub(r"(-?[\d.]+)e([+-])0*(\d+)", _power, words)
+    return re.sub(r"(?<![\w.])-(?=[\d.])", "\N{MINUS SIGN}", words)
+
+
+def _power(match: re.Match) -> str:
+    mantissa, sign, exponent = match.groups()
+    digits = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+    power = "10" + ("⁻" if sign == "-" else "") + exponent.translate(digits)
+    return power if mantissa == "1" else f"{mantissa} · {power}"
+
+
+BAR = (96, 16)  # pixels
+
+
+def bar(claim, report) -> str:
+    """The interval against the tolerance, as a small drawing; the allowed side is shaded."""
+    if not report or not all(map(math.isfinite, (report.low, report.high))):
+        return '<span class="bar"></span>'
+    values = [report.low, report.high, claim.tolerance]
+    sizes = [abs(value) for value in values if value]
+    if all(value > 0 for value in values) and max(sizes) / min(sizes) > 30:
+        values = [math.log(value) for value in values]
+    low, high = min(values), max(values)
+    pad = 0.3 * (high - low) or 1.0
+    x0, x1, t = (BAR[0] * (v - low + pad) / (high - low + 2 * pad) for v in values)
+    start, width = (0.0, t) if claim.sense == "at most" else (t, BAR[0] - t)
+    said = html.escape(f"measured {plain(report)}, required {plain(claim)}")
+    return (
+        f'<svg class="bar" role="img" aria-label="{said}" width="{BAR[0]}" height="{BAR[1]}">'
+        f'<rect class="allowed" x="{start:.1f}" y="0" width="{width:.1f}" height="{BAR[1]}"/>'
+        f'<path class="tolerance" d="M{t:.1f} 0V{BAR[1]}"/>'
+        f'<path class="interval" d="M{x0:.1f} {BAR[1] / 2}H{max(x1, x0 + 0.1):.1f}"/></svg>'
+    )
 
 
 class LedgerDirective(Row):
-    """Every row, by chapter, under a line that counts the verdicts."""
+    """Every row in a line that opens, under a line that counts the verdicts.
+
+    ledger.mjs puts filters above them, for which each row carries what it is filtered by.
+    """
 
     def run(self):
         found = reports()
@@ -179,133 +299,146 @@ class LedgerDirective(Row):
         summary = nodes.paragraph("", f"{counts.total()} rows: ")
         for verdict in claims.Verdict:
             if counts[verdict]:
-                summary += [nodes.Text(f" {counts[verdict]} "), badge(verdict)]
-        result = [summary]
+                words = nodes.inline("", WORDS[verdict], classes=["verdict", css_class(verdict)])
+                summary += [nodes.Text(f" {counts[verdict]} "), words]
+        result: list[nodes.Node] = [summary, self.raw('<div class="ledger">')]
         labels = self.env.get_domain("std").anonlabels
         for id_, claim in claims.ledger().items():
             labels[anchor(id_)] = (self.env.docname, anchor(id_))
-            box = nodes.container("", classes=["claim"], ids=[anchor(id_)])
-            box += self.heading(claim, found.get(id_), link_to_ledger=False)
-            box += self.facts(claim, found.get(id_))
-            result.append(box)
-        return result
+            result += self.row(claim, found.get(id_))
+        return [*result, self.raw("</div>")]
+
+    def raw(self, text: str) -> nodes.raw:
+        return nodes.raw("", text, format="html")
+
+    def row(self, claim, report) -> list[nodes.Node]:
+        figure = PLACE.search(claim.place)
+        kept = {
+            "verdict": words(claim, report),
+            "chapter": claim.chapter,
+            "place": figure[0] if figure else claim.place,
+            "evidence": claim.evidence,
+            "by": "ours" if is_ours(claim) else "the paper's",
+        }
+        data = "".join(f' data-{name}="{html.escape(value)}"' for name, value in kept.items())
+        return [
+            self.raw(f'<details class="row" id="{anchor(claim.id)}"{data}><summary>'),
+            badge(claim, report),
+            nodes.inline("", "", *self.statement(claim), classes=["statement"]),
+            self.raw(f"{bar(claim, report)}<code>{html.escape(claim.id)}</code></summary>"),
+            self.facts(claim, report),
+            self.raw("</details>"),
+        ]
 
 
-MARKS = {  # beside the colour, for those who do not see it
-    claims.Verdict.PASS: "✓",
-    claims.Verdict.FAIL: "✗",
-    claims.Verdict.INCONCLUSIVE: "?",
-    claims.Verdict.OUT_OF_SCOPE: "–",
-    claims.Verdict.NOT_YET: "…",
-}
-WIDTH, HEIGHT = 240, 24  # of a box, in the units of the drawing
-LINE, BAND, GUTTER = 38, 30, 44  # GUTTER holds lines
-COLUMN = WIDTH + GUTTER  # a step to the right
+class ClaimMapDirective(Row):
+    """The main statements as boxes, each a line `key | words | chapter | prefixes of rows | needs`.
 
-
-def layout(rows: dict[str, claims.Claim]) -> dict[str, dict[str, tuple[int, int]]]:
-    """chapter -> id -> (column, line): a band of boxes for every chapter.
-
-    The column of a row is the length of the longest chain of needs below it inside its chapter,
-    and its line as near as can be to the lines of what it needs there. A row without any such tie
-    goes where its band is least filled.
+    A box leads to its chapter and says how the rows that begin with one of the prefixes came out.
+    In a narrow window a list says the same.
     """
-    bands = defaultdict(dict)
-    for row in sorted(rows.values(), key=lambda row: row.chapter):
-        bands[row.chapter][row.id] = [id_ for id_ in row.needs if rows[id_].chapter == row.chapter]
-    columns: dict[str, int] = {}
-    for graph in bands.values():
-        for id_ in TopologicalSorter(graph).static_order():
-            columns[id_] = 1 + max((columns[need] for need in graph[id_]), default=-1)
-    places = {}
-    for chapter, graph in bands.items():
-        used = {need for needs in graph.values() for need in needs}
-        alone = [id_ for id_ in graph if not graph[id_] and id_ not in used]
-        band, filled = {}, Counter()
-        for id_ in sorted(graph.keys() - alone, key=lambda i: (columns[i], [*graph].index(i))):
-            wanted = [band[need][1] for need in graph[id_]]
-            line = max(filled[columns[id_]], round(mean(wanted)) if wanted else 0)
-            band[id_] = columns[id_], line
-            filled[columns[id_]] = line + 1
-        for id_ in alone:
-            column = min(range(max(columns.values()) + 1), key=lambda c: (filled[c], c))
-            band[id_] = column, filled[column]
-            filled[column] += 1
-        places[chapter] = band
-    return places
 
-
-def route(start: tuple[int, int], end: tuple[int, int], track: int) -> str:
-    """An SVG path from box to box that keeps to the gutters between columns and lines."""
-    (x0, y0), (x1, y1) = start, end
-    shift = 6 + 5 * (track % 7)
-    out, into = x0 + WIDTH + shift, x1 - GUTTER + shift
-    path = f"M{x0 + WIDTH} {y0 + HEIGHT // 2}H{out}"
-    if out != into:  # not the next column: cross over just above the line of the target
-        path += f"V{y1 - 3 - 3 * (track % 3)}H{into}"
-    return f"{path}V{y1 + HEIGHT // 2}H{x1 - 1}"
-
-
-class ClaimMapDirective(SphinxDirective):
-    """The rows as boxes in the colours of their verdicts, with a line from each to its users."""
+    has_content = True
 
     def run(self):
-        rows, current = claims.ledger(), verdicts(reports())
-        target = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
-        position, tracks, names, top = {}, {}, [], 0
-        for chapter, band in layout(rows).items():
-            names.append(f'<path class="rule" d="M0 {top}H9999"/>')
-            names.append(f'<text class="band" x="8" y="{top + 18}">{html.escape(chapter)}</text>')
-            for id_, (column, line) in band.items():
-                position[id_] = GUTTER + column * COLUMN, top + BAND + 6 + line * LINE
-                tracks[id_] = sum(x == position[id_][0] for x, _ in position.values())
-            top += BAND + LINE * (1 + max(line for _, line in band.values()))
-        width = max(x for x, _ in position.values()) + WIDTH + 8
-        edges = [
-            f'<path class="edge" marker-end="url(#claim-map-arrow)" '
-            f'd="{route(position[need], position[id_], tracks[need])}"/>'
-            for id_, row in rows.items()
-            for need in row.needs
-        ]
-        boxes = []
-        for id_, row in rows.items():
-            (x, y), verdict = position[id_], current[id_]
-            needs = f" Depends on {', '.join(row.needs)}." if row.needs else ""
-            corner = HEIGHT // 2 if row.kind in ("theorem", "statement") else 2
-            boxes.append(
-                f'<a class="node {css_class(verdict)}" href="{target}#{anchor(id_)}">'
-                f"<title>{html.escape(f'{verdict}: {id_}. {row.statement}{needs}')}</title>"
-                f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="{corner}"/>'
-                f'<text x="{x + 9}" y="{y + 16}">{MARKS[verdict]} '
-                f"{html.escape(id_.removeprefix('theorem.'))}</text></a>"
-            )
-        counts = Counter(current.values())
-        legend = [
-            f'<span class="verdict {css_class(verdict)}">{MARKS[verdict]} {verdict}</span>'
-            for verdict in claims.Verdict
-            if counts[verdict]
-        ] + ["round: theorem or statement", "square: figure or experiment"]
-        words = (
-            f"Graph of {len(rows)} claims and the {len(edges)} lines between them: "
-            + ", ".join(
-                f"{counts[verdict]} {verdict}" for verdict in claims.Verdict if counts[verdict]
-            )
+        found, boxes = reports(), {}
+        for line in self.content:
+            key, said, chapter, prefixes, needs = (part.strip() for part in line.split("|"))
+            rows = [
+                row
+                for row in claims.ledger().values()
+                if any(row.id == p or row.id.startswith(f"{p}.") for p in prefixes.split())
+            ]
+            if not rows:
+                raise self.error(f"{key}: no row of the ledger begins with {prefixes}")
+            if unknown := set(needs.split()) - set(boxes):
+                raise self.error(f"{key} needs {unknown}, which must stand above it")
+            counts = Counter(words(row, found.get(row.id)) for row in rows)
+            outcome = ", ".join(f"{SIGNS[name]} {counts[name]}" for name in SIGNS if counts[name])
+            boxes[key] = said, chapter, outcome, needs.split()
+        return [nodes.raw("", drawing(boxes, self.uri), format="html")]
+
+    def uri(self, chapter: str) -> str:
+        name = next(n for n in sorted(self.env.found_docs) if n.startswith(f"book/{chapter}-"))
+        return self.env.app.builder.get_relative_uri(self.env.docname, name)
+
+
+SIGNS = {  # small, for a box of the map
+    "holds": "✓",
+    "counterexample": "✗",
+    "does not hold here": "✗",
+    "undecided": "?",
+    "not yet measured": "…",
+    "out of scope": "–",
+}
+BOX, GAP, COLUMNS = (226, 92), (20, 34), 3  # pixels
+
+
+def drawing(boxes: dict, uri) -> str:
+    """Boxes in reading order, row after row, with a line from what is used to what uses it."""
+    place = {
+        key: ((k % COLUMNS) * (BOX[0] + GAP[0]), (k // COLUMNS) * (BOX[1] + GAP[1]))
+        for k, key in enumerate(boxes)
+    }
+    width = COLUMNS * BOX[0] + (COLUMNS - 1) * GAP[0]
+    height = max(y for _, y in place.values()) + BOX[1] + 4
+    edges, shapes, items = [], [], []
+    for key, (said, chapter, outcome, needs) in boxes.items():
+        x, y = place[key]
+        for need in needs:
+            x0, y0 = place[need]
+            if y0 == y:  # a neighbour
+                start, end = (x0 + BOX[0] if x0 < x else x0), (x if x0 < x else x + BOX[0])
+                path = f"M{start} {y0 + BOX[1] / 2}H{end}"
+            else:
+                a, b = x0 + BOX[0] / 2, x + BOX[0] / 2
+                turn = y - GAP[1] / 2
+                path = f"M{a} {y0 + BOX[1]}C{a} {turn + 30} {b} {turn - 60} {b} {y}"
+            edges.append(f'<path class="edge" marker-end="url(#claim-map-arrow)" d="{path}"/>')
+        lines = textwrap.wrap(said, 29)
+        text = "".join(
+            f'<tspan x="{x + 10}" y="{y + 20 + 17 * k}">{html.escape(line)}</tspan>'
+            for k, line in enumerate(lines)
         )
-        drawing = (
-            f'<ul class="claim-map-legend">{"".join(f"<li>{item}</li>" for item in legend)}</ul>'
-            '<div class="claim-map" tabindex="0" role="region" '
-            'aria-label="Map of the claims">'
-            f'<svg role="group" aria-label="{words}" width="{width}" height="{top}" '
-            f'viewBox="0 0 {width} {top}">'
-            '<defs><marker id="claim-map-arrow" viewBox="0 0 8 8" refX="7" refY="4" '
-            'markerWidth="6" markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z"/></marker>'
-            f"</defs>{''.join(names + edges + boxes)}</svg></div>"
+        link = html.escape(uri(chapter))
+        shapes.append(
+            f'<a class="node" href="{link}"><rect x="{x}" y="{y}" width="{BOX[0]}" '
+            f'height="{BOX[1]}" rx="6"/><text>{text}</text>'
+            f'<text class="outcome" x="{x + 10}" y="{y + BOX[1] - 9}">'
+            f"{html.escape(f'chapter {int(chapter)}: {outcome}')}</text></a>"
         )
-        return [nodes.raw("", drawing, format="html")]
+        uses = f" Rests on: {'; '.join(boxes[need][0] for need in needs)}." if needs else ""
+        items.append(
+            f'<li><a href="{link}">{html.escape(said)}.</a> '
+            f"<small>{html.escape(outcome)}.{html.escape(uses)}</small></li>"
+        )
+    arrow = (
+        '<defs><marker id="claim-map-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>'
+    )
+    return (
+        f'<div class="claim-map"><svg role="group" aria-label="Map of the {len(boxes)} main '
+        f'statements" viewBox="-2 -2 {width + 4} {height + 4}">{arrow}'
+        f"{''.join(edges + shapes)}</svg><ol>{''.join(items)}</ol></div>"
+    )
+
+
+class RowRole(SphinxRole):
+    """A link to a row of the ledger: {row}`fig06.digits`."""
+
+    def run(self):
+        try:
+            claims.find(self.text)
+        except KeyError as error:
+            return [], [self.inliner.reporter.error(str(error), line=self.lineno)]
+        return [link_to(self.text, self.env.docname)], []
 
 
 def setup(app):
-    app.add_directive("claim", ClaimDirective)
+    app.add_directive("claims", ClaimsDirective)
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("claim-map", ClaimMapDirective)
+    app.add_role("row", RowRole())
+    for script in ("ledger.mjs", "previews.mjs"):
+        app.add_js_file(script, type="module")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

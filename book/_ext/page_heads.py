@@ -90,6 +90,9 @@ def write_root(app, exception):
     )  # fmt: skip
     (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
     if base:
+        lost = Path(app.outdir) / "404.html"  # its script finds the way back; without scripts, this
+        text = lost.read_text(encoding="utf-8").replace('href="/', f'href="{base.rstrip("/")}/')
+        lost.write_text(text, encoding="utf-8")
         places = "".join(
             f"<url><loc>{html.escape(urljoin(base, f'{name}.html'))}</loc></url>\n"
             for name in sorted(app.env.found_docs)

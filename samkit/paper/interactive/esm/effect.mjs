@@ -1,34 +1,18 @@
 // The effect: sparse regression, and how many examples share a step uphill.
 import { COLORS, arrow, axes, clamp, label, line, mount, num, path, tag } from "./kit.mjs";
-import { dot, sample, testLoss, training } from "./diagonal.mjs";
+import { dot } from "./diagonal.mjs";
+import { N, STOPS, everyM } from "./every-m.mjs";
 import { randomState } from "./numpy-legacy.mjs";
 import { finish } from "./slices.mjs";
 
-const N = 20;
-const D = 30;
-const SPARSITY = 3;
-export const STOPS = [20, 10, 5, 4, 2, 1];
-const STEPS = 10001; // as the authors' notebook
-const STEP_SIZE = 1 / 6;
-const INIT = 0.03;
-const RHO = 0.14;
 const GROUPS = 0; // seed of the groups
 
 export const compute = (state) => finish(slices(state));
 
-/** ERM and m-SAM for every m, groups redrawn at every step: {set, erm, runs, tips}. */
+/** What everyM says, and `tips`. */
 function* slices() {
-  const set = sample({ n: N, d: D, sparsity: SPARSITY, seed: 0 });
-  const start = { u: new Float64Array(D).fill(INIT), v: new Float64Array(D) };
-  const trained = function* (rho, m) {
-    const common = { stepSize: STEP_SIZE, steps: STEPS, at: [], regroup: GROUPS };
-    const { u, v } = yield* training({ ...set, ...start, ...common, rho, m });
-    return { m, beta: u.map((value, j) => value * v[j]), test: testLoss(set, u, v) };
-  };
-  const erm = yield* trained(0, N);
-  const runs = [];
-  for (const m of STOPS) runs.push(yield* trained(RHO, m));
-  return { set, erm, runs, tips: tips(set) };
+  const found = yield* everyM({ seed: 0, init: 0.03, rho: 0.14, groups: GROUPS });
+  return { ...found, tips: tips(found.set) };
 }
 
 /**
