@@ -1,7 +1,7 @@
 """The interactive figures outside the book: `python -m tools.interactive write` or `serve`.
 
 ``write`` draws their pictures for pages without scripts, after it has written the recorded runs
-that one of them shows as a module, esm/switch-data.mjs; ``serve`` shows all figures on one page.
+that some of them show as modules, esm/*-data.mjs; ``serve`` shows all figures on one page.
 Their modules run in the node that Playwright brings along.
 """
 
@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 from playwright._impl._driver import compute_driver_executable
 
-from samkit.paper import interactive
+from samkit.paper import interactive, records
 from tools import serve
 
 WIDTH = 680
-RECORDS = Path(__file__).parents[1] / "results" / "fig08_fine_tuning-laptop.jsonl"
 
 
 def run(module: str, function: str, *arguments: Any) -> Any:
@@ -74,8 +73,11 @@ def picture(name: str) -> str:
     )
 
 
+DATA = "// Written by `python -m tools.interactive write` from the runs of {source}.\n{body}"
+
+
 def switch_data() -> str:
-    """The module switch-data.mjs: test and validation errors over the epochs of Figure 8's runs.
+    """Test and validation errors over the epochs of Figure 8's runs.
 
     Those of one training with a switch, and the first trainings of the fine-tuning runs, which have
     none. An error in units of 0.0001 is three digits to the base 36, one string for each seed.
@@ -83,7 +85,7 @@ def switch_data() -> str:
     from samkit.paper.experiments import fig08_fine_tuning as fine_tuning  # imports torch
 
     found: dict[tuple[str, int], list[dict]] = {}
-    for record in map(json.loads, RECORDS.read_text(encoding="utf-8").splitlines()):
+    for record in records.runs("fig08_fine_tuning", "laptop"):
         setting = fine_tuning.setting(record["config"])
         first, then = setting["run"].split(" -> ")
         if first == then or setting["switch"]:
@@ -94,19 +96,63 @@ def switch_data() -> str:
         | {
             name: [
                 "".join(map(_three_digits, r["metrics"]["history"][f"{name}_error"][:epochs]))
-                for r in sorted(records, key=lambda record: record["seed"])
+                for r in sorted(settled, key=lambda record: record["seed"])
             ]
             for name in ("test", "validation")
         }
-        for (first, at), records in found.items()
+        for (first, at), settled in found.items()
         if first != "128-SAM"
     ]
+    return _data_module(runs, "Figure 8, errors in units of 0.0001, three digits to the base 36")
+
+
+def role_data() -> str:
+    """The test errors of m-SAM for every recorded m and radius, on MNIST-1D, a number for each seed."""
+    found: dict[tuple, list[tuple[int, float]]] = {}
+    for record in records.runs("fig02_role_of_m", "laptop"):
+        recipe = record["config"]["recipes"][0]
+        if record["config"]["data"] == "mnist1d" and recipe["ascent_steps"] == 1:
+            m = 0 if recipe["method"] == "ERM" else recipe["m"]
+            error = record["metrics"]["test_error"]
+            found.setdefault((m, recipe["rho"]), []).append((record["seed"], error))
+    cells = [
+        {"m": m, "rho": rho, "errors": [error for _, error in sorted(of)]}
+        for (m, rho), of in sorted(found.items())
+    ]
+    return _data_module(cells, "Figure 2, m = 0 is ERM")
+
+
+def labels_data() -> str:
+    """Means over the seeds of Figure 12's runs: errors over the epochs on right and wrong labels."""
+    found: dict[tuple, list[dict]] = {}
+    for record in records.runs("fig12_label_noise", "laptop"):
+        config = record["config"]
+        recipe = config["recipes"][0]
+        method = "ERM" if recipe["method"] == "ERM" else f"{recipe['m']}-SAM"
+        noise = f"{100 * config['noise']:.0f} % {config['noise_kind']}"
+        found.setdefault((noise, method), []).append(record["metrics"]["history"])
+    series = {"right": "train_clean_error", "wrong": "train_noisy_error", "test": "test_error"}
+    runs = [
+        {"noise": noise, "method": method}
+        | {
+            short: "".join(map(_three_digits, np.mean([h[name] for h in histories], axis=0)))
+            for short, name in series.items()
+        }
+        for (noise, method), histories in sorted(found.items())
+    ]
+    return _data_module(runs, "Figure 12, mean errors in units of 0.0001, as in switch-data.mjs")
+
+
+def _data_module(runs: Sequence[Mapping[str, Any]], source: str) -> str:
     lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)
-    return (
-        "// Written by `python -m tools.interactive write`: " + RECORDS.name + ", errors in\n"
-        "// units of 0.0001 over the epochs, each three digits to the base 36, a string a seed.\n"
-        f"export const runs = [\n{lines},\n];\n"
-    )
+    return DATA.format(source=source, body=f"export const runs = [\n{lines},\n];\n")
+
+
+RECORDED = {
+    "switch-data": switch_data,
+    "role-data": role_data,
+    "labels-data": labels_data,
+}
 
 
 def _three_digits(error: float) -> str:
@@ -160,7 +206,8 @@ def show() -> None:
 
 def write() -> None:
     """The recorded runs, and the pictures of all figures."""
-    (interactive.ESM / "switch-data.mjs").write_text(switch_data(), encoding="utf-8")
+    for name, module in RECORDED.items():
+        (interactive.ESM / f"{name}.mjs").write_text(module(), encoding="utf-8")
     interactive.PICTURES.mkdir(exist_ok=True)
     for name in interactive.NAMES:
         path = interactive.PICTURES / f"{name}.svg"

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from samkit.paper import claims
-from tools.tree import ROOT, chapters, toc_pages
+from tools.tree import ROOT, chapters
 
 CALL = re.compile(r"claims\.check\(\s*[\"']([^\"']+)[\"']")
 FINDINGS = re.compile(r"^```\{findings\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -10,6 +10,8 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 ``effect``           sparse regression, with a step uphill for every m of its examples
 ``bowls``            four losses: own worst points nearby against a common one
 ``shrinkage``        where m-SAM shrinks alpha: on the support, or everywhere
+``role-map``         recorded runs: the error over the radius, for every m
+``labels``           recorded runs: right and wrong labels over the epochs
 ``diagonal-lab``     sparse regression in 10,001 steps, the theorem checked, the rule broken
 ``entropy``          the hyperbolic entropy of two coefficients, and the solution that has least
 ``sharpness``        a ball around the weights: one step of SAM against the true maximum
@@ -40,6 +42,8 @@ NAMES = (
     "effect",
     "bowls",
     "shrinkage",
+    "role-map",
+    "labels",
     "diagonal-lab",
     "entropy",
     "sharpness",

@@ -180,11 +180,13 @@ const figure = {
   compute,
   slices,
   patient: true,
+  rolls: true,
   film: (seconds) => {
     const at = Math.floor(seconds / (HOLD + MOVE));
     if (at >= STOPS.length - 1) return undefined;
     const moved = clamp((seconds - at * (HOLD + MOVE) - HOLD) / MOVE, 0, 1);
-    return { at: at + moved * moved * (3 - 2 * moved) };
+    const here = at + moved * moved * (3 - 2 * moved);
+    return { at: here, m: STOPS[Math.round(here)] };
   },
   accent: (state) => COLORS[methodAt(place(state))],
   align: (width) => layout(width).curve,

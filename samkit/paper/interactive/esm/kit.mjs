@@ -24,7 +24,8 @@
 //   tick        optional (state, result) -> result: one frame of an animation, with a play button;
 //               undefined at its end
 //   film        optional instead of tick: (seconds) -> changes of the drawn state, undefined at its
-//               end; `at` among them is where the first slider stands. It plays once by itself
+//               end; `at` among them is where the first slider stands
+//   rolls       optional: true if the film plays once by itself
 //   patient     optional: true if what it computes takes longer than the first picture may wait
 // `mount(figure)` makes it the default export of an anywidget, and of a static page.
 
@@ -449,18 +450,19 @@ export const mount = (figure) => ({
       play.textContent = "Pause";
       // who prefers little motion gets a picture a second
       const between = calm() ? 1000 : 0;
-      let [began, last] = [undefined, -Infinity];
+      let [began, ending, last] = [undefined, undefined, -Infinity];
       const next = (now) => {
         if (!playing || !root.isConnected) return;
         began ??= now;
         const frozen = figure.film?.((now - began) / 1000);
         if (figure.film ? !frozen : !advance()) {
           pause();
-          if (figure.film) change(start); // where the film ends
+          if (ending) change(ending);
           return;
         }
         if (now >= last + between) {
           show(frozen);
+          if (frozen) ending = frozen;
           if (frozen && slider) Object.assign(slider, { step: "any", value: frozen.at });
           last = now;
         }
@@ -480,7 +482,7 @@ export const mount = (figure) => ({
     }
     // A film is shown once by itself, when the picture is in sight, to who does not mind motion and
     // has not come for another state.
-    let waitsForFilm = !model && !!figure.film && !calm() && address() === null;
+    let waitsForFilm = !model && figure.rolls && !calm() && address() === null;
     let inSight;
     function rollWhenSeen() {
       waitsForFilm = false;
