@@ -107,7 +107,7 @@ def switch_data() -> str:
 
 
 def role_data() -> str:
-    """The test errors of m-SAM for every recorded m and radius, on MNIST-1D, a number for each seed."""
+    """The test errors of m-SAM for every recorded m and radius on MNIST-1D, one for each seed."""
     found: dict[tuple, list[tuple[int, float]]] = {}
     for record in records.runs("fig02_role_of_m", "laptop"):
         recipe = record["config"]["recipes"][0]
@@ -123,7 +123,7 @@ def role_data() -> str:
 
 
 def labels_data() -> str:
-    """Means over the seeds of Figure 12's runs: errors over the epochs on right and wrong labels."""
+    """Means over the seeds of Figure 12: errors over the epochs on right and wrong labels."""
     found: dict[tuple, list[dict]] = {}
     for record in records.runs("fig12_label_noise", "laptop"):
         config = record["config"]

@@ -215,12 +215,21 @@ def table(head: list[str], rows: list[list[list[nodes.Node]]], kind: str) -> nod
 
 
 class ClaimsDirective(Row):
-    """The rows of the chapter it stands in: the paper's that are measured, the others folded."""
+    """The rows of the chapter it stands in, the main ones open and the others folded.
+
+    The main ones are those whose ids it holds; if it holds none, the paper's that are measured.
+    """
+
+    has_content = True
 
     def run(self):
         chapter, found = Path(self.env.docname).name, reports()
         rows = [row for row in claims.ledger().values() if row.chapter == chapter]
-        main = [row for row in rows if not is_ours(row) and row.id in found]
+        try:
+            main = [claims.find(id_) for id_ in " ".join(self.content).split()]
+        except KeyError as error:
+            raise self.error(str(error)) from None
+        main = main or [row for row in rows if not is_ours(row) and row.id in found]
         main = main or [row for row in rows if row.id in found] or rows
         ours = [row for row in rows if row not in main and row.id in found]
         later = [row for row in rows if row not in main and row.id not in found]
