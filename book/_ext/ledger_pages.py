@@ -1,5 +1,5 @@
 """The ledger in the book: `{ledger}` is the whole of it, `{claims}` the rows of a chapter in a
-table, the role {row} a link to one, `{claim-map}` the main statements and what rests on what.
+table, the role {row} links words to one, `{claim-map}` the main statements and what rests on what.
 
 Verdicts come from the executed chapters that tools/execute.py keeps; without them every row shows
 what it shows before any check: not yet measured.
@@ -433,14 +433,23 @@ def drawing(boxes: dict, uri) -> str:
 
 
 class RowRole(SphinxRole):
-    """A link to a row of the ledger: {row}`fig06.digits`."""
+    """Words that link to the row of the ledger they rest on, {row}`it is sparser <fig06.1-sam>`.
+
+    Where the row does not hold, or is undecided or not yet measured, its verdict stands behind.
+    """
 
     def run(self):
+        said, _, id_ = self.text.removesuffix(">").rpartition("<")
         try:
-            claims.find(self.text)
+            claim = claims.find(id_)
         except KeyError as error:
             return [], [self.inliner.reporter.error(str(error), line=self.lineno)]
-        return [link_to(self.text, self.env.docname)], []
+        link = link_to(id_, self.env.docname)
+        link.children = [nodes.inline("", said.strip())]
+        report = reports().get(id_)
+        if verdict_of(claim, report) is claims.Verdict.PASS:
+            return [link], []
+        return [link, nodes.Text(" "), badge(claim, report)], []
 
 
 def setup(app):

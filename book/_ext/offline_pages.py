@@ -8,12 +8,13 @@ from pathlib import Path
 
 
 def copy_mathjax(app):
-    """Put MathJax (one file, TeX in, SVG out) where `mathjax_path` of _config.yml looks for it."""
+    """Put MathJax where `mathjax_path` of _config.yml looks for it: TeX in, SVG out, and lazy."""
     package = importlib.util.find_spec("sphinx-mathjax-offline")
-    source = Path(package.submodule_search_locations[0]) / "static" / "mathjax" / "tex-svg.js"
-    target = Path(app.outdir) / "_static"
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target / source.name)
+    source = Path(package.submodule_search_locations[0]) / "static" / "mathjax"
+    for name in ("tex-svg.js", "ui/lazy.js"):
+        target = Path(app.outdir) / "_static" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, target)
 
 
 def drop_repeated_scripts(app, pagename, templatename, context, doctree):

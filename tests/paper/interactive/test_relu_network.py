@@ -105,6 +105,7 @@ STATES = [
 def test_numbers_of_the_figure(state):
     found = outside.computed("relu-network", state)
     state, result = found["state"], found["result"]
+    ahead = int(min(state["ahead"], state["steps"]))
     y = Y.copy()
     for part in filter(None, state["moved"].split("_")):
         point, tenths = map(int, part.split("."))
@@ -122,12 +123,12 @@ def test_numbers_of_the_figure(state):
             decay=rho > 0,
             steps=int(state["steps"]),
             until=1e-5,
-            record_at=[*stops, int(state["ahead"])],
+            record_at=[*stops, ahead],
         )
         recorded = dict(expected.losses)
-        done = expected.losses[-1][0] if expected.loss <= 1e-5 else state["ahead"]
-        assert result[name]["step"] == min(done, state["ahead"])
-        assert result[name]["loss"] == pytest.approx(recorded[min(done, state["ahead"])], rel=1e-9)
+        done = expected.losses[-1][0] if expected.loss <= 1e-5 else ahead
+        assert result[name]["step"] == min(done, ahead)
+        assert result[name]["loss"] == pytest.approx(recorded[min(done, ahead)], rel=1e-9)
         assert [loss for _, loss in result[name]["losses"]] == pytest.approx(
             [recorded[step] for step in stops], rel=1e-9
         )

@@ -208,6 +208,7 @@ const figure = {
     { name: "seed", label: "random draw", kind: "range", whole: true, min: 1, max: 20, value: 1 },
     { name: "normalized", label: "normalized ascent", kind: "toggle", value: false },
   ],
+  main: ["T", "rho", "normalized"],
   presets: [
     { label: "The theorem's radius: under the bound", state: { T: 4096 } },
     { label: "A constant radius: a floor", state: { T: 4096, rho: 1.2 } },

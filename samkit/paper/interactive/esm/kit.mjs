@@ -22,7 +22,7 @@
 //   drag        optional {handle: (state, x, y, result, width) -> changes}, x and y in pixels; in
 //               the drawing <g data-drag="handle">; each has a control too, for the keyboard
 //   tick        optional (state, result) -> result: one frame of an animation, with a play button;
-//               undefined at its end
+//               undefined at its end; `rewind`: the changes after which it can be played again
 //   film        optional instead of tick: (seconds) -> changes of the drawn state, undefined at its
 //               end; `at` among them is where the first slider stands
 //   rolls       optional: true if the film plays once by itself
@@ -446,6 +446,10 @@ export const mount = (figure) => ({
       return true;
     }
     function run() {
+      if (figure.rewind && !advance()) {
+        change(figure.rewind, true);
+        compute(Infinity);
+      }
       playing = true;
       play.textContent = "Pause";
       // who prefers little motion gets a picture a second

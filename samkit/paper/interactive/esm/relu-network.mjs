@@ -105,7 +105,7 @@ const figure = {
   controls: [
     { name: "m", label: "m, the size of a group", kind: "choice", options: [12, 6, 4, 3, 2, 1], value: 12 },
     { name: "rho", label: "radius ρ", kind: "range", min: 0, max: 0.6, steps: 60, value: 0.3 },
-    { name: "ahead", label: "steps before Play", kind: "range", min: 0, max: 6000, steps: 60, value: 3000, show: count },
+    { name: "ahead", label: "steps shown first", kind: "range", min: 0, max: 1e5, steps: 100, value: 1e5, show: count },
     { name: "speed", label: "steps a frame", kind: "range", min: 1, max: 1000, log: true, steps: 60, value: 200, keeps: true, show: count },
     { name: "point", label: "choose a point", kind: "range", whole: true, min: 1, max: 12, value: 9, keeps: true },
     {
@@ -132,6 +132,8 @@ const figure = {
   ],
   compute,
   slices,
+  patient: true,
+  rewind: { ahead: 0 },
   tick(state, result) {
     if (over(state, result.ERM) && over(state, result.SAM)) return undefined;
     const until = stepsDone(result) + Math.round(state.speed);

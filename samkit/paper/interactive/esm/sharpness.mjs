@@ -222,6 +222,7 @@ const figure = {
     { name: "x", label: "weights, w₁", kind: "range", min: -1.5, max: 1.5, steps: 300, value: 0.5 },
     { name: "y", label: "weights, w₂", kind: "range", min: -1.5, max: 1.5, steps: 300, value: 0.9 },
   ],
+  main: ["rho"],
   presets: [
     { label: "A small ball: one step is the maximum", state: { rho: 0.1 } },
     { label: "The sharp example", state: { landscape: "saddle", rho: 1, x: 0, y: 0.01 } },
@@ -278,9 +279,10 @@ const figure = {
     body += path([[curve.left, inCurve.y(0)], [curve.right, inCurve.y(0)]], { ...ink, "stroke-width": 1 });
     ["linear", "one", "maximum"].forEach((name, k) => {
       body += path(result.curve.map((row) => [inCurve.x(row[0]), inCurve.y(row[k + 1])]), LOOKS[name]);
-      const start = curve.left + [0, 68, 150][k];
-      body += path([[start, curve.bottom + 52], [start + 22, curve.bottom + 52]], LOOKS[name]);
-      body += label(start + 27, curve.bottom + 56, ["linear", "one step", "maximum"][k]);
+      const below = k === 2 && curve.right - curve.left < 250 ? 22 : 0; // no room beside the others
+      const start = curve.left + [0, 68, below ? 0 : 150][k];
+      body += path([[start, curve.bottom + 52 + below], [start + 22, curve.bottom + 52 + below]], LOOKS[name]);
+      body += label(start + 27, curve.bottom + 56 + below, ["linear", "one step", "maximum"][k]);
     });
     const here = inCurve.x(state.rho);
     body += tag(
@@ -290,7 +292,7 @@ const figure = {
         path([[here, curve.top], [here, curve.bottom]], { ...ink, "stroke-width": 1, "stroke-opacity": 0.6 }) +
         path([[here, inCurve.y(result.one)], [here, inCurve.y(result.maximum)]], { ...ink, "stroke-width": 5 }),
     );
-    return { height: Math.max(below + 30, curve.bottom + 64), body };
+    return { height: Math.max(below + 30, curve.bottom + 86), body };
   },
   alt: (state, result) =>
     `Level lines of a ${state.landscape} and a ball of radius ${num(state.rho)}: one step uphill raises the loss by ` +
