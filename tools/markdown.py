@@ -1,8 +1,8 @@
 """The words of a chapter as plain Markdown, which every viewer of notebooks shows.
 
 MyST's directives and roles are for the book. Here a theorem is a bold head and a quoted text, a
-proof <details>, a claim its verdict, its statement and a link to its row, an equation has its
-number, and citations, cross-references and links are names with the address of the published page.
+proof <details>, the claims a table of statements, measurements, verdicts and links to their rows,
+a caption stands below its figure, an equation has its number, and citations, cross-references and links are names with the address of the published page.
 """
 
 from __future__ import annotations
@@ -148,13 +148,14 @@ class Writer:
         while content and (option := re.match(r"^:([\w-]+): *(.*)$", content[0])):
             options[option[1]] = option[2]
             content = content[1:]
-        words = self.text("\n".join(content)) if name != "claim-table" else ""
+        words = self.text("\n".join(content)) if name != "claims" else ""
         title = self.inline(title)
-        if name == "claim":
-            return quoted(self.claim(title))
-        if name == "claim-table":
-            rows = [self.row(id_) for id_ in " ".join(content).split()]
-            return "\n".join(["| What is said | Here | Verdict |", "|---|---|---|", *rows])
+        if name == "claims":
+            mine = [row.id for row in claims.ledger().values() if row.chapter == self.page]
+            rows = [self.row(id_) for id_ in " ".join(content).split() or mine]
+            return "\n".join(["| Statement | Here | Verdict |", "|---|---|---|", *rows])
+        if name == "caption":
+            return f"*{' '.join(words.split())}*"
         if name == "prf:proof":
             return folded("Proof", words)
         if name.startswith("prf:"):
@@ -166,16 +167,10 @@ class Writer:
         box: Callable[[str, str], str] = folded if "dropdown" in options.get("class", "") else boxed
         return box(title, words)
 
-    def claim(self, id_: str) -> str:
-        """Verdict, statement and a link to the row in the ledger."""
-        claim = claims.find(id_)
-        verdict = self.reports.get(id_, {}).get("verdict", claim.unchecked_verdict)
-        return f"**{verdict}** · {self.inline(claim.statement)} {self.link(id_)}"
-
     def row(self, id_: str) -> str:
         claim, report = claims.find(id_), self.reports.get(id_)
         here = f"{report['measured']}; required {claim.criterion}" if report else "not measured"
-        verdict = report["verdict"] if report else claim.unchecked_verdict
+        verdict = claim.in_words(report["verdict"] if report else claim.unchecked_verdict)
         said = f"{self.inline(claim.statement)} {self.link(id_)}".replace("|", r"\|")
         return f"| {said} | {here} | **{verdict}** |"
 

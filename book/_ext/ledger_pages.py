@@ -46,15 +46,7 @@ def verdicts(found: dict[str, claims.Report]) -> dict[str, claims.Verdict]:
     }
 
 
-WORDS = {  # a verdict as a reader is told it
-    claims.Verdict.PASS: "holds",
-    claims.Verdict.FAIL: "does not hold here",
-    claims.Verdict.INCONCLUSIVE: "undecided",
-    claims.Verdict.NOT_YET: "not yet measured",
-    claims.Verdict.OUT_OF_SCOPE: "out of scope",
-}
 PLACE = re.compile(r"Figures? \d+(?: and \d+)?|Theorem \d+|Section \d+|Appendix")
-OURS = re.compile(r"\s*\((?:Ours[^)]*)\)")
 
 
 def verdict_of(claim, report) -> claims.Verdict:
@@ -62,15 +54,7 @@ def verdict_of(claim, report) -> claims.Verdict:
 
 
 def words(claim, report) -> str:
-    """The verdict in plain words. What is proved and fails, a counterexample refutes."""
-    verdict = verdict_of(claim, report)
-    if verdict is claims.Verdict.FAIL and claim.evidence != claims.Evidence.MEASURED:
-        return "counterexample"
-    return WORDS[verdict]
-
-
-def is_ours(claim) -> bool:
-    return claim.place == "beyond the paper" or bool(OURS.search(claim.statement))
+    return claim.in_words(verdict_of(claim, report))
 
 
 def css_class(verdict: claims.Verdict) -> str:
@@ -124,10 +108,10 @@ class Row(SphinxDirective):
 
     def statement(self, claim) -> list[nodes.Node]:
         """What is claimed, marked where the paper does not say it."""
-        said = self.text(OURS.sub("", claim.statement))
+        said = self.text(claims.OURS.sub("", claim.statement))
         return (
             [*said, nodes.Text(" "), nodes.inline("", "ours", classes=["ours"])]
-            if is_ours(claim)
+            if claim.is_ours
             else said
         )
 
@@ -229,7 +213,7 @@ class ClaimsDirective(Row):
             main = [claims.find(id_) for id_ in " ".join(self.content).split()]
         except KeyError as error:
             raise self.error(str(error)) from None
-        main = main or [row for row in rows if not is_ours(row) and row.id in found]
+        main = main or [row for row in rows if not row.is_ours and row.id in found]
         main = main or [row for row in rows if row.id in found] or rows
         ours = [row for row in rows if row not in main and row.id in found]
         later = [row for row in rows if row not in main and row.id not in found]
@@ -308,7 +292,9 @@ class LedgerDirective(Row):
         summary = nodes.paragraph("", f"{counts.total()} rows: ")
         for verdict in claims.Verdict:
             if counts[verdict]:
-                words = nodes.inline("", WORDS[verdict], classes=["verdict", css_class(verdict)])
+                words = nodes.inline(
+                    "", claims.WORDS[verdict], classes=["verdict", css_class(verdict)]
+                )
                 summary += [nodes.Text(f" {counts[verdict]} "), words]
         result: list[nodes.Node] = [summary, self.raw('<div class="ledger">')]
         labels = self.env.get_domain("std").anonlabels
@@ -327,7 +313,7 @@ class LedgerDirective(Row):
             "chapter": claim.chapter,
             "place": figure[0] if figure else claim.place,
             "evidence": claim.evidence,
-            "by": "ours" if is_ours(claim) else "the paper's",
+            "by": "ours" if claim.is_ours else "the paper's",
         }
         data = "".join(f' data-{name}="{html.escape(value)}"' for name, value in kept.items())
         return [

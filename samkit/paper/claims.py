@@ -13,6 +13,7 @@ import datetime
 import html
 import math
 import platform
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -42,6 +43,16 @@ class Evidence(StrEnum):
     PROVED = "proved"
     MEASURED = "measured"
     BOTH = "both"
+
+
+WORDS = {
+    Verdict.PASS: "holds",
+    Verdict.FAIL: "does not hold here",
+    Verdict.INCONCLUSIVE: "undecided",
+    Verdict.NOT_YET: "not yet measured",
+    Verdict.OUT_OF_SCOPE: "out of scope",
+}
+OURS = re.compile(r"\s*\(Ours[^)]*\)")
 
 
 class ClaimFailed(AssertionError):
@@ -112,6 +123,17 @@ class Claim:
                 f"ledger row {self.id}: a tolerance needs a sense ({' or '.join(SENSES)}) "
                 "and a reason"
             )
+
+    @property
+    def is_ours(self) -> bool:
+        """Is this not in the paper?"""
+        return self.place == "beyond the paper" or bool(OURS.search(self.statement))
+
+    def in_words(self, verdict: Verdict) -> str:
+        """A verdict as a reader is told it. What is proved and fails, a counterexample refutes."""
+        if verdict == Verdict.FAIL and self.evidence != Evidence.MEASURED:
+            return "counterexample"
+        return WORDS[Verdict(verdict)]
 
     @property
     def criterion(self) -> str:

@@ -97,7 +97,8 @@ By {eq}`eq-one` and {prf:ref}`thm-one`, as in
 and `code [a](b)`.
 
 1. First
-   ```{claim} fig05
+   ```{claims}
+   fig05
    ```
 ````
 
@@ -142,11 +143,11 @@ def test_what_becomes_of_directives_and_roles(tmp_path, monkeypatch):
         tree, "toc_pages", lambda: [page, page.with_name("01-sparse-regression.md")]
     )
     markdown.places.cache_clear()
-    found = markdown.Writer("07-a", {"fig05": {"verdict": "PASS"}}).text(WORDS)
+    found = markdown.Writer("07-a", {"fig05": {"verdict": "PASS", "measured": "0"}}).text(WORDS)
     markdown.places.cache_clear()
     site = f"{markdown.site()}/book"
     assert found.startswith(PLAIN.replace("SITE", site).replace("DOI", "https://doi.org"))
-    assert "> **PASS** · " in found and f"{site}/ledger.html#claim-fig05)" in found
+    assert "| **holds** |" in found and f"{site}/ledger.html#claim-fig05)" in found
     assert f"> **Look**\n>\n> At [this]({site}/07-a.html#here)" in found
     assert f"[that]({site}/01-sparse-regression.html)" in found
     assert f"[A heading]({site}/07-a.html#here)." in found and "(here)=" not in found
