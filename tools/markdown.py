@@ -2,7 +2,8 @@
 
 MyST's directives and roles are for the book. Here a theorem is a bold head and a quoted text, a
 proof <details>, the claims a table of statements, measurements, verdicts and links to their rows,
-a caption stands below its figure, an equation has its number, and citations, cross-references and links are names with the address of the published page.
+a caption stands in italics below its figure, an equation has its number, and citations,
+cross-references and links are names with the address of the published page.
 """
 
 from __future__ import annotations
