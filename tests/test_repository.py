@@ -143,3 +143,27 @@ def test_what_the_pages_for_developers_name_is_there(page):
     for words in re.findall(r"(?:^|`)make ((?:[A-Z]+=\S+ )?[a-z ]+)", text, re.MULTILINE):
         named = [word for word in words.split("  ")[0].split() if "=" not in word]
         assert set(named) <= set(targets), words
+
+
+def test_another_python_than_the_one_that_is_installed_is_refused(tmp_path):
+    for name, version in (("python", "3.11"), ("other", "3.13")):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho {version}\n")
+        path.chmod(0o755)
+
+    def make(python):
+        command = ["make", "-n", "help", f"VENV={tmp_path}", f"PYTHON={tmp_path}/bin/{python}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    refused = make("other")
+    assert refused.returncode == 2
+    assert "holds Python 3.11, not" in refused.stderr and "make clean" in refused.stderr
+    assert make("python").returncode == 0
+
+
+def test_every_target_says_what_it_is_for():
+    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    assert sorted(re.findall(r"^  make (\w+)  +\S", said, re.MULTILINE)) == sorted(phony)
