@@ -1,7 +1,7 @@
 import pytest
 
-from samkit.__main__ import main
 from samkit.paper import checking, claims
+from samkit.paper.command_line import main
 
 PROGRAM = """
 ---

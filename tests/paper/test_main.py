@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from samkit.__main__ import main
 from samkit.paper import experiments, records
+from samkit.paper.command_line import main
 from samkit.paper.experiments import classify, fig01_perturbations, fig07_relu_network, sweep
 
 NAME = "fig07_relu_network"

@@ -9,8 +9,8 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-from samkit.__main__ import main
 from samkit.paper import experiments, records
+from samkit.paper.command_line import main
 from samkit.paper.experiments import classify, fig01_perturbations, sweep
 
 NAME = "fig01_perturbations"
