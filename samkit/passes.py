@@ -16,7 +16,6 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -204,28 +203,16 @@ class Noise:
         self.state = torch.get_rng_state()
         self.cuda_states = {d: torch.cuda.get_rng_state(d) for d in self.cuda}
 
+    def untouched(self) -> bool:
+        """Whether nothing was drawn since."""
+        return torch.equal(self.state, torch.get_rng_state()) and all(
+            torch.equal(state, torch.cuda.get_rng_state(d)) for d, state in self.cuda_states.items()
+        )
+
     def replay(self) -> None:
         torch.set_rng_state(self.state)
         for device, state in self.cuda_states.items():  # pragma: no cover, needs a GPU
             torch.cuda.set_rng_state(state, device)
-
-
-def tracked(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """The running statistics that a forward pass of these modules would change."""
-    norms = {m for m in modules if isinstance(m, _NormBase) and m.training}
-    return [b for m in norms for b in m.buffers(recurse=False)]
-
-
-@contextmanager
-def kept(buffers: Sequence[Tensor]) -> Iterator[None]:
-    """Buffers are outside as they were before."""
-    before = [b.clone() for b in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
 
 
 class State:

@@ -5,7 +5,8 @@ r"""m-SAM: every group of m examples looks from its own perturbed weights.
 `msam_grad` computes the gradient of L_m with every delta_G held constant. `loop.py` is the
 definition, `ghost.py` the same numbers without a loop over groups, `layers.py` its rule for each
 layer, `attention.py` torch's attention out of such layers, `cost.py` the counting behind each
-layer's form, `plan.py` what is known of a model before it is run.
+layer's form, `check.py` the comparison of the two by value, `plan.py` when it is made and which of
+them is faster.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from samkit import passes
 from samkit.errors import NonFinite, Undefined, Unsupported
 from samkit.msam.batch import Batch, LossFn
-from samkit.msam.ghost import ghost
+from samkit.msam.check import Paths
 from samkit.msam.layers import BATCH_NORM
-from samkit.msam.loop import loop
 from samkit.msam.plan import plan_for
 
 __all__ = ["msam_grad"]
@@ -83,69 +83,85 @@ def msam_grad(
         normalize: whether delta_G has length rho or rho times the gradient's.
         weight_decay: of the loss, at least 0, so it is in delta_G as well; an optimizer's own is
             in the step alone.
-        method: "loop" runs two passes for each group; "ghost" runs two for all of them, see
-            `ghost.py`; "auto" takes the ghost path unless it is refused, times both in the first
-            few calls, and stays with the faster one; where it is refused, a warning says why. The
-            two agree to rounding; for runs that repeat bit for bit, name one.
-            What is refused: calls without a rule, and examples that depend on each other. The first
-            is seen in every call. The second is probed on the batch at hand, at calls 1, 2, 4, 8,
-            ... of a model, loss and shape: no gradient of one group's loss by another one's
-            examples, and no change of it when these are exchanged. That is no proof for every
-            batch: a model that mixes examples by chance, or in few batches, may pass.
+        method: "loop" runs two passes for each group, "ghost" two for all of them, see `ghost.py`;
+            they agree to rounding. "auto" takes the faster one, which is found in the first calls,
+            and the loop where the ghost path is refused or fails: a warning says why. For runs that
+            repeat bit for bit, name one.
+            Refused are calls without a rule, in every call, and whatever makes the ghost path wrong
+            on the batch at hand: at the calls 1, 2, 4, ..., 512, 1024, 1536, ... of a model, loss
+            and kind of batch it is held against the loop by value, see `check.py`. At the first
+            call nothing is missed that turns the gradient by more than 1e-4 in float32, 2e-13 in
+            float64 or 3 % in bfloat16, and stands out from rounding. Later checks miss two groups,
+            out of G, that have begun to depend on each other with probability 1 / sqrt(G) or less;
+            what happens only in calls between the checks is not seen.
         max_bytes: how much the ghost path may hold for all groups beyond two ordinary passes; a
             larger batch is done in parts of some groups each.
 
     Raises:
         ValueError: rho, m, weight_decay, method, or the shapes of inputs, targets or losses do not
-            fit.
+            fit; inputs that cannot be cut into groups; no parameter gets a gradient; checkpointing
+            with use_reentrant=True.
         Undefined: BatchNorm in train mode and m < b (method "loop" allows it: each group is then
             normalized by its own statistics).
-        Unsupported: method "ghost", and the model is one that only the loop is right for.
+        Unsupported: method "ghost", and the model is one that only the loop is right for. Any
+            method, and the parameters are sharded over devices (FSDP, tensor parallelism).
         NonFinite: a loss or gradient is inf or nan.
         After any of these, weights and p.grad are as before.
 
-    Source: section 2 of the paper (m-sharpness: Foret et al. 2021, section 4.1); the ghost path is
-    this project's. Chapter: "m-SAM at the price of SAM".
+    Source: section 2 of the paper (m-sharpness: Foret et al. 2021, section 4.1). The norms of the
+    groups' gradients without the gradients are Goodfellow's (2015, arXiv:1510.01799; for private
+    learning "ghost clipping", Li et al. 2022, arXiv:2110.05679); to run at the moved weights in the
+    same way is this project's. Chapter: "Can every example have its own perturbation?".
     """
     batch = Batch(inputs, targets)
     params = [p for p in model.parameters() if p.requires_grad]
     m = len(batch) if m is None else _integer(m)
-    _check(rho, m, len(batch), weight_decay, method, params)
-    same: dict[str, Any] = {
-        "rho": rho,
-        "m": m,
-        "normalize": normalize,
-        "weight_decay": weight_decay,
-    }
-
+    _check(rho, m, len(batch), weight_decay, method, model, params)
+    paths = Paths(
+        model,
+        loss_fn,
+        params,
+        {"rho": rho, "normalize": normalize, "weight_decay": weight_decay},
+        max_bytes,
+    )
     with _all_or_nothing(params) as start_again, torch.enable_grad():
         if method == "loop" or m == len(batch):
-            return loop(model, loss_fn, batch, params, **same)
+            return paths.run_loop(batch, m)
         if any(map(_mixes_examples, model.modules())):
             raise Undefined(BATCH_NORM)
-        plan = plan_for(model, loss_fn, batch, params, m=m, decays=weight_decay > 0, method=method)
-        at_once = max(1, max_bytes // max(1, plan.bytes))
-        if method == "ghost":
-            if plan.refused:
-                raise Unsupported(
-                    f"method 'ghost' is not right here: {plan.refused}. Use 'auto' or 'loop'"
-                )
-            return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
-        if not plan.refused:
+        plan = plan_for(model, loss_fn, batch, params, (m, normalize, weight_decay > 0))
+        reason = plan.refused
+        if not reason:
             try:
-                with plan.times.choose(batch.size) as faster:
-                    if faster == "loop":
-                        return loop(model, loss_fn, batch, params, **same)
-                    return ghost(model, loss_fn, batch, params, **same, at_once=at_once)
-            except Unsupported as refusal:  # the model took another course than in its proof
-                plan.refused = str(refusal)
-                start_again()
-        plan.times.warn(plan.refused, -(-len(batch) // m))
-        return loop(model, loss_fn, batch, params, **same)
+                plan.prepare(paths, batch, m)
+                if method == "ghost" or not plan.loop_is_faster:
+                    return paths.run_fast(batch, m)
+            except Undefined:
+                raise
+            except Unsupported as refusal:
+                reason = str(refusal)
+            except Exception as error:
+                if method == "ghost":
+                    raise
+                reason = f"it fails with {error!r}"
+            start_again()
+        if method == "ghost":
+            plan.refused = reason
+            raise Unsupported(f"method 'ghost' is not right here: {reason}. Use 'auto' or 'loop'")
+        loss = paths.run_loop(batch, m)
+        if reason:  # the loop can do what the fast path cannot
+            plan.refuse(reason, -(-len(batch) // m))
+        return loss
 
 
 def _check(
-    rho: float, m: int, b: int, weight_decay: float, method: str, params: Sequence[Tensor]
+    rho: float,
+    m: int,
+    b: int,
+    weight_decay: float,
+    method: str,
+    model: nn.Module,
+    params: Sequence[Tensor],
 ) -> None:
     for name, value in (("rho", rho), ("weight_decay", weight_decay)):
         if not 0 <= value < float("inf"):
@@ -156,6 +172,14 @@ def _check(
         raise ValueError(f"method must be 'auto', 'ghost' or 'loop', not {method!r}")
     if not params:
         raise ValueError("the model has no parameter with requires_grad=True")
+    if any(map(passes.is_sharded, params)) or any(
+        "_fsdp_wrapped_module" in module._modules for module in model.modules()
+    ):
+        raise Unsupported(
+            "the parameters are sharded over devices (fully_shard, FullyShardedDataParallel, or "
+            "tensor parallelism), and m-SAM needs a group's whole gradient on its device. Use "
+            "DistributedDataParallel, where every rank has groups of its own"
+        )
 
 
 def _integer(m: Any) -> int:

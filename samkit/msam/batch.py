@@ -50,15 +50,16 @@ class Batch:
                 "inputs must be tensors (b, ...) with at least one example, or tuples, lists or "
                 f"mappings of them; there is no tensor in this {type(self.inputs).__name__}"
             )
-        sizes = {t.shape[0] if t.dim() else 0 for t in leaves((self.inputs, self.targets))}
+        sizes = {t.size(0) if t.dim() else 0 for t in leaves((self.inputs, self.targets))}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(
-                "inputs and targets must have the examples in their first dimension, "
-                f"at least one and as many in each; found lengths {sorted(sizes)}"
+                "inputs and targets must have the examples in their first dimension, at least one "
+                f"and as many in each; here the lengths are {sorted(sizes)}. A list or tuple is "
+                "taken as several inputs, not as several examples: stack these into one tensor"
             )
 
     def __len__(self) -> int:
-        return leaves(self.inputs)[0].shape[0]
+        return leaves(self.inputs)[0].size(0)
 
     @property
     def size(self) -> int:
@@ -68,18 +69,30 @@ class Batch:
     def rows(self, index: Tensor) -> Batch:
         """These examples, in this order."""
         return Batch(
-            mapped(lambda t: t[index.to(t.device)], self.inputs),
-            mapped(lambda t: t[index.to(t.device)], self.targets),
+            mapped(lambda t: _dense(t)[index.to(t.device)], self.inputs),
+            mapped(lambda t: _dense(t)[index.to(t.device)], self.targets),
             self.last,
         )
 
     def part(self, start: int, stop: int) -> Batch:
         """The examples start, ..., stop - 1."""
         return Batch(
-            mapped(lambda t: t[start:stop], self.inputs),
-            mapped(lambda t: t[start:stop], self.targets),
-            last=stop >= len(self),
+            mapped(lambda t: _dense(t)[start:stop], self.inputs),
+            mapped(lambda t: _dense(t)[start:stop], self.targets),
+            last=self.last and stop >= len(self),
         )
+
+    def copy(self) -> Batch:
+        """The same numbers in memory of their own, for a model that may change them in place."""
+        return Batch(mapped(torch.clone, self.inputs), mapped(torch.clone, self.targets), self.last)
+
+    def again(self, used: Batch) -> Batch:
+        """This batch for another pass, after one that was given the copy `used`.
+
+        Itself, unless that pass changed its copy in place.
+        """
+        tensors = leaves((used.inputs, used.targets))
+        return self.copy() if any(t._version for t in tensors) else self
 
     def groups(self, m: int) -> Iterator[Batch]:
         """Consecutive groups of m examples; the last one may be smaller."""
@@ -95,14 +108,24 @@ class Batch:
         return model(self.inputs)
 
 
+def _dense(t: Tensor) -> Tensor:
+    if t.layout is not torch.strided or t.is_nested:
+        kind = "a nested tensor" if t.is_nested else str(t.layout).removeprefix("torch.")
+        raise ValueError(
+            f"inputs and targets must be dense tensors to be cut into groups, not {kind}: use "
+            "t.to_dense(), or t.to_padded_tensor(0.0) and a mask, or m = the batch size"
+        )
+    return t
+
+
 def per_example(loss_fn: LossFn, model: nn.Module, batch: Batch) -> Tensor:
     """loss_fn(model(inputs), targets), which must be one loss per example, shape (b,)."""
     losses = loss_fn(batch.call(model), batch.targets)
-    if losses.shape != (len(batch),):
+    shape = tuple(losses.shape) if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+    if shape != (len(batch),):
         raise ValueError(
-            f"loss_fn must return one loss per example, shape ({len(batch)},); got "
-            f"{tuple(losses.shape)}. Use reduction='none', and average over all but the first "
-            "dimension"
+            f"loss_fn must return one loss per example, shape ({len(batch)},); got {shape}. Use "
+            "reduction='none', and average over all but the first dimension"
         )
     return losses
 

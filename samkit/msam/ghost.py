@@ -14,6 +14,10 @@ k w), are (1 + c_G) (w + s'_G sum_i g_i a_i^T) with c_G = s_G k and s'_G = s_G /
 give 1 + c_G times the z for s'_G. The gradient's own part weight_decay (w + delta_G), averaged over
 the groups, takes one more weight gradient at w, with each example weighted by s_G.
 
+The norms of step 1, from a and g alone, are Goodfellow's ("Efficient per-example gradient
+computations", 2015, arXiv:1510.01799); Li et al. (2022, arXiv:2110.05679) named them ghost clipping
+and gave the form for sequences. Step 2 is this project's.
+
 Layers are found by the torch functions that they call, not by their class: every call that is given
 a trainable parameter goes through its rule or is refused. So a parameter used twice, or in a way
 without a rule, is seen; and a parameter that reaches the loss unseen (a custom autograd function)
@@ -26,7 +30,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -39,8 +43,9 @@ from torch.overrides import TorchFunctionMode
 from samkit import passes
 from samkit.errors import Unsupported
 from samkit.msam.attention import self_attention
-from samkit.msam.batch import Batch, LossFn, leaves, mapped, per_example, require_finite
+from samkit.msam.batch import Batch, LossFn, leaves, per_example, require_finite
 from samkit.msam.layers import RULES, Call, Site
+from samkit.perturbation import Perturbation
 
 
 def ghost(
@@ -54,20 +59,21 @@ def ghost(
     normalize: bool,
     weight_decay: float,
     at_once: int,
-) -> Tensor:
+) -> tuple[Tensor, int]:
     """Adds (1/b) sum_G |G| grad L_G(w + delta_G) to p.grad; returns the mean loss at w.
 
     `at_once` groups are done together, to bound the memory; a last, smaller group is done alone.
+    Returned with the loss: the bytes held for one group beyond two ordinary passes.
     """
-    b, total = len(batch), torch.zeros((), device=params[0].device)
+    b, total, bytes = len(batch), torch.zeros((), device=params[0].device), 0
     even = b - b % m  # where the groups of size m end
     starts = [*range(0, even, m * at_once), *([even] if even < b else [])]
     for start, stop in pairwise([*starts, b]):
         groups = max(1, (stop - start) // m)
         part = batch.part(start, stop)
-        losses = _part(model, loss_fn, part, params, rho, groups, normalize, weight_decay, b)
-        total = total + losses.sum()
-    return total / b
+        losses, held = _part(model, loss_fn, part, params, rho, groups, normalize, weight_decay, b)
+        total, bytes = total + losses.sum(), max(bytes, held // groups)
+    return total / b, bytes
 
 
 def _part(
@@ -80,34 +86,37 @@ def _part(
     normalize: bool,
     weight_decay: float,
     b: int,
-) -> Tensor:
-    """The share of groups of one size, all at once; returns the losses at w, (len(part),)."""
-    noise = passes.Noise(params)
+) -> tuple[Tensor, int]:
+    """The share of groups of one size, all at once; returns (the losses at w, the bytes held)."""
+    noise, before = passes.Noise(params), passes.State([model])
     no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
     record = Record(params, groups, decays=weight_decay > 0)
+    first = part.copy()
     with no_sync(), _eager(model):
         with record:
-            losses = per_example(loss_fn, model, part)
+            losses = per_example(loss_fn, model, first)
+        bytes = sum(site.bytes for site in record.sites)
         record.backward(losses)
     k = weight_decay * len(part) / groups
     norms = record.squared_norms(k)
     require_finite(losses, norms)
-    rate = (
-        torch.where(norms > 0, norms.rsqrt(), 0.0)
-        if normalize
-        else record.unit.to(norms.dtype) * (groups / len(part))
-    )
-    s = rho * rate  # delta_G = s_G * (sum over the group of grad l_i + k w) / unit_G
+    # delta_G = s_G * (sum over the group of grad l_i + k w) / unit_G
+    s = Perturbation(rho, normalize=normalize).factor(norms.sqrt(), record.unit)
+    if not normalize:
+        s = s * (groups / len(part))
     c = s * k
     if weight_decay:
         _add_decay(params, record.weighted_gradients(s), weight_decay * len(part) / b, c)
 
     noise.replay()
+    after = before.now()
+    before.restore()
     with _eager(model), no_sync() if not part.last else nullcontext():
         with Replay(record, s / (1 + c), c):
-            perturbed = per_example(loss_fn, model, part)
+            perturbed = per_example(loss_fn, model, part.again(first))
         (perturbed.sum() / b).backward()
-    return losses.detach()
+    after.restore()
+    return losses.detach(), bytes
 
 
 def _add_decay(
@@ -119,102 +128,6 @@ def _add_decay(
         if summed is not None:
             decay += summed * (factor / len(c))
         p.grad = decay if p.grad is None else p.grad.add_(decay)
-
-
-def prove(
-    model: nn.Module,
-    loss_fn: LossFn,
-    batch: Batch,
-    params: Sequence[Tensor],
-    *,
-    m: int,
-    decays: bool,
-) -> int:
-    """Raises Unsupported unless the ghost path is right for this model on this batch.
-
-    Returns how many bytes it holds for one group beyond two ordinary passes.
-
-    One forward pass finds every parameter's use. That the losses of the even groups do not depend
-    on the odd groups' examples, nor the other way round, is checked by the gradient; and, since the
-    gradient does not see what is detached or counted, by running again with the other groups'
-    examples replaced by copies and the same random numbers.
-    """
-    if any(p._backward_hooks for p in params):
-        raise Unsupported("a hook on the gradient of a parameter")
-    groups = len(batch) // m
-    part = batch.part(0, groups * m)
-    noise = passes.Noise(params)
-    probe = partial(_probe, model, loss_fn, params=params, groups=groups, decays=decays)
-    losses, bytes = probe(part, parities=(0, 1))
-    for parity in (0, 1) if groups > 1 else ():
-        noise.replay()
-        copied = part.rows(_copied(groups, m, parity))
-        try:
-            found, _ = probe(copied, parities=(parity,))
-        except Unsupported:
-            raise
-        except Exception as error:
-            raise Unsupported(f"a batch with copies of examples fails: {error!r}") from error
-        before, after = (x.view(groups, m)[parity::2] for x in (losses, found))
-        # The same operations on the same numbers: only the order of a kernel's sums may differ.
-        rounding = 64 * torch.finfo(losses.dtype).eps * before.abs().max()
-        if ((after - before).abs() > rounding).any():
-            raise Unsupported(
-                "the loss of one example depends on another one, or on chance other than torch's: "
-                "it changes when the others are exchanged"
-            )
-    return bytes
-
-
-def _probe(
-    model: nn.Module,
-    loss_fn: LossFn,
-    part: Batch,
-    params: Sequence[Tensor],
-    groups: int,
-    decays: bool,
-    parities: tuple[int, ...],
-) -> tuple[Tensor, int]:
-    """The losses, and bytes for one group; by the gradient, groups of a parity depend on no other.
-
-    A parity is 0 for the even groups, 1 for the odd ones.
-    """
-    part = replace(part, inputs=mapped(_stand_in, part.inputs))
-    record = Record(params, groups, decays)
-    with getattr(model, "no_sync", nullcontext)(), _eager(model), _no_checkpointing(), record:
-        losses = per_example(loss_fn, model, part)
-    inputs = [t for t in leaves(part.inputs) if t.requires_grad]
-    for parity in parities:
-        some = losses.view(groups, -1)[parity::2].sum()
-        for g in record.grads(some, inputs, retain_graph=True):
-            if g is not None and g.reshape(groups, -1)[1 - parity :: 2].count_nonzero():
-                raise Unsupported(
-                    "the loss of one example depends on another one, or a layer does not have "
-                    "the examples in its first dimension"
-                )
-    return losses.detach(), sum(site.bytes for site in record.sites) // groups
-
-
-def _copied(groups: int, m: int, parity: int) -> Tensor:
-    """The rows of a batch whose groups of the other parity are copies of their neighbours."""
-    group = torch.arange(groups)
-    neighbour = group ^ 1
-    neighbour[neighbour == groups] = groups - 2  # the last one of an odd number of groups
-    source = torch.where(group % 2 == parity, group, neighbour)
-    return (source[:, None] * m + torch.arange(m)).flatten()
-
-
-@contextmanager
-def _no_checkpointing() -> Iterator[None]:
-    """A layer that runs again in the backward pass would run there at the wrong weights."""
-    reason = "a model that recomputes or packs what it saves for the backward pass"
-    try:
-        with torch.autograd.graph.disable_saved_tensors_hooks(reason):
-            yield
-    except RuntimeError as error:
-        if str(error) == reason:
-            raise Unsupported(reason) from error
-        raise
 
 
 def _stand_in(t: Tensor) -> Tensor:

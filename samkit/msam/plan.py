@@ -1,4 +1,4 @@
-"""What is known of a model before it is run: whether the ghost path is right, and how fast."""
+"""What is known of a model from its earlier calls: whether the fast path is right, and how fast."""
 
 from __future__ import annotations
 
@@ -6,72 +6,72 @@ import functools
 import types
 import warnings
 import weakref
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from samkit import passes
-from samkit.errors import Unsupported
 from samkit.msam.batch import Batch, LossFn, leaves
-from samkit.msam.ghost import prove
+from samkit.msam.check import Paths, Seconds, check
 
-#: a method is out once it is slower than the other one by this factor
-CLEAR = 1.5
-#: timed calls of each method, if none is out before
+#: checks are made at the calls 1, 2, 4, 8, ..., and at the multiples of this
+EVERY = 512
+#: checks after which it is settled which method is the faster one
 TRIALS = 4
-#: plans, and timings, that are kept for one model; the one not used for longest is dropped
+#: signatures that are kept for one model, and shapes for a signature; the oldest is dropped
 KEPT = 256
 
 
-class Times:
-    """The seconds of both methods for each number of the input, and the choice of the faster one.
+@dataclass
+class Plan:
+    """What is known of one signature: a model, a loss, and batches of one kind.
 
-    One of these serves all shapes with as many dimensions: a text of every length need not be tried
-    anew. warned: whether the user was told that only the loop is left.
+    refused: why the fast path cannot be used, or ''. bytes: what it holds for one group, by shape
+    of the batch.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, list[float]] = {"ghost": [], "loop": []}
-        self.calls = 0
-        self.warned = False
+    refused: str = ""
+    warned: bool = False
+    calls: int = 0
+    bytes: dict[Hashable, int] = field(default_factory=dict)
+    seconds: list[Seconds] = field(default_factory=list)  # for each number of the input
 
-    @contextmanager
-    def choose(self, size: int) -> Iterator[str]:
-        """The method to run inside; it is timed as long as it is not known which one is faster."""
-        best, settled = self.standing()
-        if settled:
-            yield best
-            return
-        # The first call of each method warms it up: ghost, loop, ghost, loop, ...
-        method = ("ghost", "loop")[self.calls % 2]
-        self.wait()
-        start = perf_counter()
-        yield method
-        self.wait()
-        if self.calls >= 2:
-            self.seconds[method].append((perf_counter() - start) / size)
+    @property
+    def loop_is_faster(self) -> bool:
+        """The first check warms up, and does not count."""
+        timed = self.seconds[1:]
+        return bool(timed) and min(s.loop for s in timed) < min(s.fast for s in timed)
+
+    def splits(self, new_shape: bool) -> int | None:
+        """What the next call's check looks at (see `check`); None where none is due."""
+        call = self.calls + 1
+        if call == 1:
+            return 2
+        if call.bit_count() == 1 or call % EVERY == 0:
+            return 1
+        return 0 if new_shape else None
+
+    def prepare(self, paths: Paths, batch: Batch, m: int) -> None:
+        """Raises Unsupported if a check is due and fails; counts the call, knows its bytes."""
+        shape = tuple(t.shape for t in leaves((batch.inputs, batch.targets)))
+        paths.bytes = self.bytes.pop(shape, None)
+        splits = self.splits(new_shape=paths.bytes is None)
+        settled = len(self.seconds) >= TRIALS and self.loop_is_faster
+        if splits is not None and not settled:
+            seconds = check(paths, batch, m, splits=splits, seed=self.calls)
+            if splits:
+                per_number = 1 / batch.size
+                self.seconds.append(Seconds(seconds.fast * per_number, seconds.loop * per_number))
         self.calls += 1
+        if paths.bytes is not None:
+            keep(self.bytes, shape, paths.bytes)
 
-    def standing(self) -> tuple[str, bool]:
-        """(the faster method so far, whether that is settled)."""
-        times = {k: min(v, default=float("inf")) for k, v in self.seconds.items()}
-        best, other = sorted(times, key=times.__getitem__)
-        trials = min(map(len, self.seconds.values()))
-        return best, trials >= TRIALS or (trials >= 1 and times[other] > CLEAR * times[best])
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":  # pragma: no cover, needs a GPU
-            torch.cuda.synchronize(self.device)
-
-    def warn(self, reason: str, groups: int) -> None:
-        """Says once that `auto` pays two passes for each group, and why."""
+    def refuse(self, reason: str, groups: int) -> None:
+        """From now on it is the loop; says once why."""
+        self.refused = reason
         if not self.warned:
             self.warned = True
             warnings.warn(
@@ -81,28 +81,7 @@ class Times:
             )
 
 
-@dataclass
-class Plan:
-    """What was found out for one shape of the batch.
-
-    refused: why the ghost path cannot be used, or ''. bytes: what it holds for one group.
-    """
-
-    times: Times
-    refused: str = ""
-    bytes: int = 0
-    calls: int = 0
-
-
-@dataclass
-class _Known:
-    """What is known of one model."""
-
-    plans: dict[Hashable, Plan] = field(default_factory=dict)
-    times: dict[Hashable, Times] = field(default_factory=dict)
-
-
-_PLANS: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+_PLANS: WeakKeyDictionary[nn.Module, dict[Hashable, Plan]] = WeakKeyDictionary()
 
 
 def plan_for(
@@ -110,69 +89,51 @@ def plan_for(
     loss_fn: LossFn,
     batch: Batch,
     params: Sequence[Tensor],
-    *,
-    m: int,
-    decays: bool,
-    method: str,
+    kind: Hashable,
 ) -> Plan:
-    """The plan for this model, loss and shape of batch, made when they are first seen together.
+    """The plan for this model, loss and kind of batch, made when they are first seen together.
 
-    The proof is of the batch at hand, so it is made again at the calls 2, 4, 8, ... of the plan,
-    unless `method` is "auto" and the loop is the faster one anyway.
+    kind: m, and what else the formula depends on. Batches are of one kind if their tensors have as
+    many dimensions, the same types and devices.
     """
     tensors = leaves((batch.inputs, batch.targets))
-    settings = (
-        m,
-        decays,
+    key = (
+        kind,
         tuple((t.dim(), t.dtype, t.device) for t in tensors),
         tuple(module.training for module in model.modules()),
         tuple((id(p), bool(p._backward_hooks)) for p in params),
         torch.is_autocast_enabled(params[0].device.type),
+        _contents(loss_fn),
     )
-    known = _PLANS.setdefault(model, _Known())
-    times = _latest(known.times, settings) or Times(params[0].device)
-    _keep(known.times, settings, times)
-    key = (settings, tuple(t.shape for t in tensors), _contents(loss_fn))
-    plan = _latest(known.plans, key) or Plan(times)
-    loop_anyway = method == "auto" and plan.calls > 0 and times.standing() == ("loop", True)
-    due = (plan.calls + 1).bit_count() == 1  # a power of 2
-    if due and not plan.refused and not loop_anyway:
-        noise = passes.Noise(params)
-        try:
-            plan.bytes = prove(model, loss_fn, batch, params, m=m, decays=decays)
-        except Unsupported as reason:
-            plan.refused = str(reason)
-        noise.replay()
-    plan.calls += 1
-    _keep(known.plans, key, plan)
+    plans = _PLANS.setdefault(model, {})
+    plan = plans.pop(key, None) or Plan()
+    keep(plans, key, plan)
     return plan
 
 
 T = TypeVar("T")
 
 
-def _latest(found: dict[Hashable, T], key: Hashable) -> T | None:
-    """The entry, which becomes the one used last."""
-    return found.pop(key, None)
-
-
-def _keep(found: dict[Hashable, T], key: Hashable, value: T) -> None:
+def keep(known: dict[Hashable, T], key: Hashable, value: T) -> None:
     """Adds an entry; the oldest one is dropped where there are too many."""
-    found[key] = value
-    if len(found) > KEPT:
-        del found[next(iter(found))]
+    known[key] = value
+    if len(known) > KEPT:
+        del known[next(iter(known))]
 
 
 def _contents(x: Any, within: tuple[int, ...] = ()) -> Hashable:
     """What a loss function is and holds, as a key.
 
-    Functions of the same code are the same if what they close over is: numbers and strings by
-    value, tensors by shape, tuples, lists, dicts and partials by what is in them, other objects by
-    identity. So a lambda may be written in the loop.
+    Functions of the same code are the same if what they close over is: integers and strings by
+    value, floats by whether they are 0 (a coefficient may change in every step), tensors by shape,
+    tuples, lists, dicts and partials by what is in them, other objects by identity. So a lambda may
+    be written in the loop.
     """
     if id(x) in within:  # a function that closes over itself
         return "itself"
-    if x is None or isinstance(x, str | bytes | bool | int | float | complex):
+    if isinstance(x, float):
+        return float, x == 0
+    if x is None or isinstance(x, str | bytes | bool | int | complex):
         return type(x), x
     if isinstance(x, Tensor) and not isinstance(x, nn.Parameter):
         return "tensor", x.shape, x.dtype, x.device

@@ -108,16 +108,17 @@ def test_a_convolution_of_one_example_is_no_batch(shape, dims):
         lambda s, x: function(x, s.w).flatten(1), w=nn.Parameter(torch.randn(12, 12, *[2] * dims))
     )
     x, y = torch.randn(shape), torch.zeros(12).long()
-    with pytest.raises(Unsupported, match="without a batch dimension"):
-        msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+    record = Record(list(net.parameters()), 4, decays=False)
+    with record, pytest.raises(Unsupported, match="without a batch dimension"):
+        per_example(losses, net, Batch(x, y))
 
 
 @pytest.mark.parametrize("how", [lambda w, x: x + w, lambda w, x: w.expand(12, 7) * x])
 def test_a_parameter_of_every_example_is_no_parameter_of_all(how):
     net = Forward(lambda s, x: how(s.w, x), w=nn.Parameter(torch.randn(12, 7)))
-    x, y = torch.randn(12, 7), torch.zeros(12).long()
-    with pytest.raises(Unsupported, match="a dimension for the examples"):
-        msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+    record = Record([net.w], 4, decays=False)
+    with record, pytest.raises(Unsupported, match="a dimension for the examples"):
+        net(torch.randn(12, 7))
 
 
 def test_weight_decay_and_a_normalization_with_a_shift_alone():

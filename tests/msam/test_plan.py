@@ -1,4 +1,4 @@
-"""The choice between loop and ghost, and what a plan is kept for."""
+"""What is kept of earlier calls, when checks are made, and the choice between loop and ghost."""
 
 from __future__ import annotations
 
@@ -14,89 +14,84 @@ from torch import nn
 
 from samkit import Unsupported, msam_grad
 from samkit.msam import plan as plans
-from samkit.msam.plan import Times
-
-
-def played(seconds: dict[str, float], monkeypatch) -> list[str]:
-    """The methods of 20 calls of all sizes if each takes the seconds given for a unit of size."""
-    clock = [0.0]
-    monkeypatch.setattr(plans, "perf_counter", lambda: clock[0])
-    times, methods = Times(torch.device("cpu")), []
-    for call in range(20):
-        size = 1 + call % 7
-        with times.choose(size) as method:
-            clock[0] += size * seconds[method]
-        methods.append(method)
-    return methods
+from samkit.msam.check import Seconds
+from samkit.msam.plan import Plan
 
 
 @pytest.mark.parametrize(
-    ("ghost", "loop", "best", "trials"),
+    ("fast", "loop", "faster"),
     [
-        (1.0, 50.0, "ghost", 4),
-        (9.0, 1.0, "loop", 4),
-        (1.0, 1.6, "ghost", 4),
-        (1.0, 1.4, "ghost", 10),
-        (1.1, 1.0, "loop", 10),
-        (5.0, 5.5, "ghost", 10),
+        ([1.0], [0.1], False),  # the first check warms up
+        ([9.0, 1.0], [9.0, 1.5], False),
+        ([9.0, 2.0], [9.0, 1.5], True),
+        ([9.0, 2.0, 1.0], [9.0, 1.5, 1.5], False),  # the first of the two was a slow moment
     ],
 )
-def test_the_faster_one_is_found_soon(ghost, loop, best, trials, monkeypatch):
-    methods = played({"ghost": ghost, "loop": loop}, monkeypatch)
-    assert methods == (["ghost", "loop"] * 5)[:trials] + [best] * (20 - trials)
-
-
-def test_what_is_refused_is_never_tried_and_the_user_told_once(monkeypatch):
-    net, x, y = build((tied, GHOST["mlp"][1]))
-    monkeypatch.setattr(Times, "choose", None)
-    with pytest.warns(UserWarning, match="each of 4 groups.*used twice") as told:
-        for b in (12, 12, 10):  # also of another shape
-            msam_grad(net, losses, x[:b], y[:b], rho=0.1, m=3)
-    assert [w.filename for w in told] == [__file__]
-    with warnings.catch_warnings(action="error"):
-        msam_grad(net, losses, x, y, rho=0.1, m=3, method="loop")
-        msam_grad(net, losses, x, y, rho=0.1)
-
-
-def test_a_call_that_fails_does_not_count():
-    times = Times(torch.device("cpu"))
-    with pytest.raises(KeyError), times.choose(1):
-        raise KeyError
-    assert times.calls == 0
+def test_the_loop_is_taken_where_it_is_faster(fast, loop, faster):
+    plan = Plan(seconds=[Seconds(*pair) for pair in zip(fast, loop, strict=True)])
+    assert plan.loop_is_faster == faster
 
 
 @pytest.fixture
-def proofs(monkeypatch) -> list[int]:
-    """The m of every proof, none of which is made."""
+def checks(monkeypatch) -> list[tuple[int, int]]:
+    """(m, splits) of every check, none of which is made."""
     made = []
-    monkeypatch.setattr(plans, "prove", lambda *_, **k: made.append(k["m"]) or 0)
+
+    def check(paths, batch, m, *, splits, seed):
+        made.append((m, splits))
+        paths.bytes = 1
+        return Seconds(1.0, 2.0)
+
+    monkeypatch.setattr(plans, "check", check)
     return made
 
 
-def test_one_plan_for_each_shape_and_mode(proofs):
+@pytest.mark.parametrize("method", ["ghost", "auto"])
+def test_checked_at_the_calls_1_2_4_8_and_every_so_often(method, checks, monkeypatch):
+    monkeypatch.setattr(plans, "EVERY", 10)
     net, x, y = build(GHOST["mlp"])
-    for b, m, train in [(12, 3, True), (12, 4, True), (8, 4, True), (12, 3, False)]:
+    due = []
+    for call in range(1, 32):
+        before = len(checks)
+        msam_grad(net, losses, x, y, rho=0.1, m=3, method=method)
+        if len(checks) > before:
+            due.append((call, checks[-1][1]))
+    assert due == [(1, 2), (2, 1), (4, 1), (8, 1), (10, 1), (16, 1), (20, 1), (30, 1)]
+
+
+def test_a_new_shape_is_looked_at_and_a_new_mode_or_m_checked(checks):
+    net, x, y = build(GHOST["mlp"])
+    for b, m, train in [(12, 3, True), (12, 3, True), (8, 3, True), (8, 3, True), (12, 4, True)]:
         net.train(train)
         msam_grad(net, losses, x[:b], y[:b], rho=0.1, m=m, method="ghost")
-    assert proofs == [3, 4, 4, 3]
+    net.eval()
+    msam_grad(net, losses, x, y, rho=0.1, m=3, method="ghost")
+    msam_grad(net, losses, x, y, rho=0.1, m=3, method="ghost", normalize=False)
+    assert checks == [(3, 2), (3, 1), (3, 0), (3, 1), (4, 2), (3, 2), (3, 2)]
 
 
-def test_proven_again_at_the_calls_1_2_4_8(proofs):
+def test_where_the_loop_is_faster_it_is_taken_and_there_is_nothing_to_check(checks, monkeypatch):
     net, x, y = build(GHOST["mlp"])
-    proven = []
-    for call in range(1, 17):
-        msam_grad(net, losses, x, y, rho=0.1, m=3, method="ghost")
-        if len(proofs) > len(proven):
-            proven.append(call)
-    assert proven == [1, 2, 4, 8, 16]
-
-
-def test_where_the_loop_is_faster_there_is_nothing_to_prove(proofs, monkeypatch):
-    net, x, y = build(GHOST["mlp"])
-    monkeypatch.setattr(Times, "standing", lambda _: ("loop", True))
-    for _ in range(4):
+    monkeypatch.setattr(Plan, "loop_is_faster", True)
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    for _ in range(20):
         msam_grad(net, losses, x, y, rho=0.1, m=3)
-    assert len(proofs) == 1
+    assert len(calls) == 20 * 2 * 4  # two passes for each of four groups
+    assert len(checks) == plans.TRIALS
+
+
+def test_what_is_refused_is_never_tried_again_and_the_user_warned_once(monkeypatch):
+    net, x, y = build((tied, GHOST["mlp"][1]))
+    with pytest.warns(UserWarning, match="each of 4 groups.*used twice") as warned:
+        msam_grad(net, losses, x, y, rho=0.1, m=3)
+        monkeypatch.setattr(Plan, "prepare", None)
+        for b in (12, 10):  # also of another shape
+            msam_grad(net, losses, x[:b], y[:b], rho=0.1, m=3)
+    assert [w.filename for w in warned] == [__file__]
+    with warnings.catch_warnings(action="error"):
+        msam_grad(net, losses, x, y, rho=0.1, m=3, method="loop")
+        msam_grad(net, losses, x, y, rho=0.1)
 
 
 class Loss:
@@ -142,9 +137,9 @@ LOSSES = {
 def test_a_loss_with_other_contents_is_another_loss(name):
     net, x, y = build(GHOST["mlp"])
     plain, mixed = LOSSES[name](0.0), LOSSES[name](0.5)
-    for _ in range(3):  # a proof of the other one is due at the next call only
+    for _ in range(4):  # a check of the other one is due in four calls only
         msam_grad(net, plain, x, y, rho=0.3, m=3, method="ghost")
-    with pytest.raises(Unsupported, match="depends on another one"):
+    with pytest.raises(Unsupported, match="depends on other ones"):
         msam_grad(net, mixed, x, y, rho=0.3, m=3, method="ghost")
     net.zero_grad()
     msam_grad(net, plain, x, y, rho=0.3, m=3, method="ghost")  # is not refused for it
@@ -152,14 +147,14 @@ def test_a_loss_with_other_contents_is_another_loss(name):
 
 
 @pytest.mark.parametrize("name", ["closure", "default", "nested", "partial"])
-def test_a_loss_may_be_written_in_the_loop(name, proofs):
+def test_a_loss_may_be_written_in_the_loop_and_its_coefficients_may_change(name, checks):
     net, x, y = build(GHOST["mlp"])
-    for _ in range(3):
-        msam_grad(net, LOSSES[name](0.0), x, y, rho=0.3, m=3, method="ghost")
-    assert len(proofs) == 2  # those of the calls 1 and 2
+    for step in range(3):
+        msam_grad(net, LOSSES[name](0.1 * (1 + step)), x, y, rho=0.3, m=3, method="ghost")
+    assert len(checks) == 2  # those of the calls 1 and 2
 
 
-def test_a_loss_that_closes_over_itself_and_over_tensors(proofs):
+def test_a_loss_that_closes_over_itself_and_over_tensors(checks):
     net, x, y = build(GHOST["mlp"])
 
     def made(weights):
@@ -170,7 +165,7 @@ def test_a_loss_that_closes_over_itself_and_over_tensors(proofs):
 
     for _ in range(3):
         msam_grad(net, made(torch.rand(12)), x, y, rho=0.3, m=3, method="ghost")
-    assert len(proofs) == 2
+    assert len(checks) == 2
 
 
 def test_an_object_is_known_as_long_as_it_lives():
@@ -184,7 +179,7 @@ def test_an_object_is_known_as_long_as_it_lives():
 
 
 @pytest.mark.parametrize("method", ["ghost", "auto"])
-def test_a_mixing_that_begins_later_is_found(method):
+def test_a_mixing_that_begins_later_is_seen(method):
     def how(s, x):
         z = s.a(x)
         return s.b(z - z.mean(0) if s.mix else z)
@@ -196,49 +191,29 @@ def test_a_mixing_that_begins_later_is_found(method):
     net.mix = True
     net.zero_grad()
     if method == "ghost":
-        with pytest.raises(Unsupported, match="depends on another one"):
+        with pytest.raises(Unsupported, match="depends on other ones"):
             msam_grad(net, losses, x, y, rho=0.3, m=3, method=method)
     else:
-        with pytest.warns(match="depends on another one"):
+        with pytest.warns(match="depends on other ones"):
             msam_grad(net, losses, x, y, rho=0.3, m=3)
         assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=3)) < 1e-12
-
-
-def test_rows_in_an_order_of_their_own_although_the_first_batch_is_sorted():
-    def how(s, x):
-        order = x[:, 0].argsort()
-        return s.b(torch.empty_like(x).index_copy(0, order, s.a(x[order])))
-
-    net, x, y = two(how)().double(), torch.randn(12, 7).double(), torch.randint(5, (12,))
-    x[:, 0] = torch.arange(12)
-    with pytest.raises(Unsupported, match="depends on another one"):
-        msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
 
 
 def lengths(net: nn.Module, T: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(12, T, 7).double(), torch.randint(5, (12,))
 
 
-def test_timings_serve_all_lengths(monkeypatch):
-    net = two(lambda s, x: s.b(s.a(x)).mean(1))().double()
-    tried = []
-    choose = Times.choose
-    monkeypatch.setattr(Times, "choose", lambda self, n: tried.append(self) or choose(self, n))
-    for T in range(1, 12):
-        msam_grad(net, losses, *lengths(net, T), rho=0.3, m=3)
-    assert len(set(tried)) == 1
-    assert tried[0].standing()[1]
-    assert len(plans._PLANS[net].plans) == 11
-
-
-def test_only_so_many_plans_are_kept(proofs, monkeypatch):
+def test_only_so_many_shapes_and_signatures_are_kept(checks, monkeypatch):
     net = two(lambda s, x: s.b(s.a(x)).mean(1))().double()
     monkeypatch.setattr(plans, "KEPT", 3)
-    for T in (1, 2, 3, 1, 4, 1, 2):
+    for T in (1, 2, 3, 4, 5, 6, 3, 4):
         msam_grad(net, losses, *lengths(net, T), rho=0.3, m=3, method="ghost")
-        assert len(plans._PLANS[net].plans) <= 3
-    # 1 2 3, 1 again (call 2), 4 (drops 2), 1 (call 3), 2 anew
-    assert len(proofs) == 6
+        (plan,) = plans._PLANS[net].values()
+        assert len(plan.bytes) <= 3
+    assert [splits for _, splits in checks] == [2, 1, 0, 1, 0, 0, 0, 1]  # 3 had been dropped
+    for m in (1, 2, 3, 4, 5):
+        msam_grad(net, losses, *lengths(net, 1), rho=0.3, m=m, method="ghost")
+        assert len(plans._PLANS[net]) <= 3
 
 
 def test_plans_die_with_the_model():

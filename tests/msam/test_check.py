@@ -1,0 +1,379 @@
+"""The check by value: what it must see, what it must let pass, and what it must leave alone."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from itertools import chain
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from msam.networks import CLASSES, GHOST, Forward, build, losses, two
+from oracle import dense, grads, relative
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from samkit import Unsupported, msam_grad
+from samkit.msam import check as checks
+from samkit.msam.batch import Batch
+from samkit.msam.check import Paths, check
+
+EXACT = 1e-12
+DEPENDS, DIFFERS = "depends on other ones", "differs from the loop"
+
+
+def vector(b: int = 12) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(b, 7).double(), torch.randint(CLASSES, (b,))
+
+
+def deviation(s: nn.Module, x: Tensor) -> Tensor:
+    """The minibatch deviation of a discriminator: each example with the g-th after it."""
+    h = s.a(x)
+    g = min(4, len(h))
+    deviation = (h.view(g, -1, 7).var(0, correction=0) + 1e-8).sqrt().mean(1)
+    return s.b(h * deviation.repeat(g)[:, None])
+
+
+def slope(s: nn.Module, x: Tensor) -> Tensor:
+    """A field whose values are the derivatives of a network by its input."""
+    x = x.detach().requires_grad_()
+    z = s.b(s.a(x).tanh())
+    return z + torch.autograd.grad(z.square().sum(), x, create_graph=True)[0][:, :CLASSES]
+
+
+def slope_by_func(s: nn.Module, x: Tensor) -> Tensor:
+    def energy(x: Tensor) -> Tensor:
+        return s.b(s.a(x).tanh()).square().sum()
+
+    return torch.func.grad(energy)(x)[:, :CLASSES] + s.b(x)
+
+
+def by_numpy(s: nn.Module, x: Tensor) -> Tensor:
+    return s.b(s.a(torch.from_numpy(x.numpy().clip(-1, 1))))
+
+
+def straight_through(s: nn.Module, x: Tensor) -> Tensor:
+    w = s.a.weight
+    return s.b(F.linear(x, w + (w.detach().sign() - w.detach())))
+
+
+#: forward passes that the fast path would get wrong, or cannot do: (how, reason)
+WRONG: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], str]] = {
+    "minibatch deviation": (deviation, DEPENDS),
+    "the next example": (lambda s, x: s.b(s.a(x) + x.roll(1, 0)), DEPENDS),
+    "the rank in the batch": (lambda s, x: s.b(s.a(x) + x.argsort(0).double()), DEPENDS),
+    "half of the batch": (lambda s, x: s.b(s.a(x) + x[: -(-len(x) // 2)].mean(0)), DEPENDS),
+    "the size of the batch": (lambda s, x: s.b(s.a(x)) / len(x), DEPENDS),
+    "the largest of the batch": (lambda s, x: s.b(s.a(x) / x.abs().max()), DEPENDS),
+    "every second one": (
+        lambda s, x: s.b(s.a(x)) + torch.cat([x[::2], x[1::2]])[:, :CLASSES],
+        DEPENDS,
+    ),
+    "a derivative by the input": (slope, DIFFERS),
+    "a derivative by torch.func": (slope_by_func, "no rule|fails, where|differs|used twice"),
+    "a parameter read as a number": (lambda s, x: s.b(s.a(x) * s.t * s.t.item()), DIFFERS),
+    "a parameter read as a list": (lambda s, x: s.b(s.a(x) * max(s.a.bias.tolist())), DIFFERS),
+    "a parameter's data": (lambda s, x: s.b(s.a(x) * s.scale.data), "no rule|differs"),
+    "a straight-through weight": (straight_through, "no rule|used twice"),
+    "a parameter by numpy": (
+        lambda s, x: s.b(s.a(x) * torch.from_numpy(s.scale.detach().numpy() ** 2)),
+        "no rule",
+    ),
+}
+
+
+@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("name", WRONG)
+def test_what_the_fast_path_gets_wrong_is_for_the_loop(name, m):
+    how, reason = WRONG[name]
+    net, (x, y) = two(how)().double(), vector()
+    net.t = nn.Parameter(torch.tensor(0.7).double())
+    with pytest.raises(Unsupported, match=reason):
+        msam_grad(net, losses, x, y, rho=0.5, m=m, method="ghost")
+    assert all(p.grad is None for p in net.parameters())
+    with pytest.warns(match=reason):
+        msam_grad(net, losses, x, y, rho=0.5, m=m)
+    by_auto = grads(net)
+    net.zero_grad()
+    msam_grad(net, losses, x, y, rho=0.5, m=m, method="loop")
+    assert relative(by_auto, grads(net)) == 0
+
+
+def test_losses_divided_by_the_size_of_the_batch():
+    net, (x, y) = two(lambda s, x: s.b(s.a(x)))().double(), vector()
+
+    def loss_fn(z: Tensor, y: Tensor) -> Tensor:
+        return losses(z, y) / len(y)
+
+    with pytest.warns(match=DEPENDS):
+        msam_grad(net, loss_fn, x, y, rho=0.3, m=3)
+    assert relative(grads(net), dense(net, loss_fn, x, y, rho=0.3, m=3)) < EXACT
+
+
+def test_a_forward_with_numpy_on_its_inputs_stays_fast():
+    net, (x, y) = two(by_numpy)().double(), vector()
+    msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
+    assert relative(grads(net), dense(two_clipped(net), losses, x, y, rho=0.3, m=3)) < EXACT
+
+
+def two_clipped(net: nn.Module) -> nn.Module:
+    return Forward(lambda s, x: s.b(s.a(x.clamp(-1, 1))), a=net.a, b=net.b, scale=net.scale)
+
+
+def test_complex_weights_are_for_the_loop():
+    net = Forward(
+        lambda s, x: s.b((x.to(torch.complex128) @ s.w).abs()),
+        w=nn.Parameter(torch.randn(7, 6, dtype=torch.complex128)),
+        b=nn.Linear(6, CLASSES).double(),
+    )
+    x, y = vector()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        msam_grad(net, losses, x, y, rho=0.3, m=3)
+    by_auto = grads(net)
+    net.zero_grad()
+    msam_grad(net, losses, x, y, rho=0.3, m=3, method="loop")
+    # the same network in real numbers
+    w = torch.view_as_real(net.w.detach())
+    real = Forward(
+        lambda s, x: s.b(torch.hypot(x @ s.w[..., 0], x @ s.w[..., 1])), w=nn.Parameter(w), b=net.b
+    )
+    true = dense(real, losses, x, y, rho=0.3, m=3)
+    for found in (grads(net), by_auto):
+        assert relative(found | {"w": torch.view_as_real(found["w"])}, true) < EXACT
+
+
+# Layers that change their input
+
+IN_PLACE = {
+    "dropout": lambda inplace: nn.Sequential(nn.Dropout(0.5, inplace), nn.Linear(7, CLASSES)),
+    "relu": lambda inplace: nn.Sequential(nn.ReLU(inplace), nn.Linear(7, CLASSES)),
+    "leaky relu": lambda inplace: nn.Sequential(nn.LeakyReLU(2.0, inplace), nn.Linear(7, CLASSES)),
+}
+
+
+@pytest.mark.parametrize("method", ["loop", "ghost", "auto"])
+@pytest.mark.parametrize("m", [1, 5, 12])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_layer_that_changes_the_batch_in_place(name, m, method):
+    x, y = vector()
+    found = {}
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        net, batch = IN_PLACE[name](inplace).double(), x.clone()
+        for _ in range(2):
+            msam_grad(net, losses, batch, y, rho=0.3, m=m, method=method)
+        found[inplace] = grads(net)
+        assert torch.equal(batch, x)
+    assert relative(found[True], found[False]) < EXACT
+
+
+# The chance of a miss
+
+
+def coupled(pairs: Callable[[], tuple[Tensor, Tensor]]) -> nn.Module:
+    """Two examples of the batch, found by their first numbers, have the sum of their features."""
+
+    def how(s: nn.Module, x: Tensor) -> Tensor:
+        h, (one, other) = s.a(x), pairs()
+        first, second = (x[:, 0] == one).to(h), (x[:, 0] == other).to(h)
+        mixed = torch.outer(first, second @ h) + torch.outer(second, first @ h)
+        return s.b((h + mixed).tanh())
+
+    return two(how)()
+
+
+@pytest.mark.parametrize(("b", "m"), [(128, 1), (128, 2), (128, 8), (35, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_dependent_examples_are_never_missed_at_first(b, m, dtype):
+    torch.manual_seed(0)
+    x, y = torch.randn(b, 7, dtype=dtype), torch.randint(CLASSES, (b,))
+    where = [0, b - 1]
+    net = coupled(lambda: (x[where[0], 0], x[where[1], 0])).to(dtype)
+    paths = Paths(net, losses, [*net.parameters()], OPTIONS, 2**30)
+    for seed in range(6):
+        i, j = torch.randperm(b)[:2].tolist()
+        if i // m != j // m:
+            where[:] = i, j
+            with pytest.raises(Unsupported, match=DEPENDS):
+                check(paths, Batch(x, y), m, splits=2, seed=seed)
+        where[:] = 0, 0 if m == 1 else 1
+        if where[1]:  # dependence inside of a group is no fault
+            check(paths, Batch(x, y), m, splits=2, seed=seed)
+
+
+OPTIONS = {"rho": 0.3, "normalize": True, "weight_decay": 0.0}
+
+
+def test_the_chance_that_one_split_misses_two_of_128(monkeypatch):
+    # Whether two groups share a part is all that decides; counted over many layouts.
+    G, missed, tried = 128, 0, 4000
+    for seed in range(tried):
+        order = checks.random.Random(seed).sample(range(G), G)
+        columns, rows = checks._Check.squares(type("", (), {"order": order})())
+        assert all(sorted(chain(*parts)) == list(range(G)) for parts in (columns, rows))
+        missed += any({0, 77} <= set(part) for part in columns)
+        assert not any(len(set(row) & set(column)) > 1 for row in rows for column in columns)
+    bound = 1 / math.sqrt(G)  # 0.088, as the docstring says
+    assert missed / tried < bound + 3 * math.sqrt(bound / tried)
+
+
+# What must pass
+
+
+class Noisy(nn.Module):
+    """Draws in most of the ways in which layers draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.mean, self.spread = nn.Linear(7, 16), nn.Linear(16, 8), nn.Linear(16, 8)
+        self.b = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.dropout(self.a(x), 0.3).relu()
+        h = h * torch.rand(len(h), 1, dtype=h.dtype).round()  # drops whole examples
+        h = F.alpha_dropout(h, 0.1, training=True) + torch.native_dropout(h, 0.2, True)[0]
+        mean, spread = self.mean(h), self.spread(h)
+        h = mean + spread * torch.randn_like(mean)
+        h = h + torch.bernoulli(h.detach().sigmoid()) + torch.normal(h.detach(), 0.1)
+        return self.b(F.rrelu(h, training=False)) + torch.empty_like(h[:, :1]).exponential_()
+
+
+@pytest.mark.parametrize("m", [1, 5])
+def test_a_network_that_draws_stays_on_the_fast_path_and_draws_what_it_would(m):
+    net, (x, y) = Noisy().double(), vector()
+    torch.manual_seed(5)
+    net(x)
+    after = torch.get_rng_state()
+    for _ in range(2):
+        torch.manual_seed(5)
+        msam_grad(net, losses, x, y, rho=0.3, m=m, method="ghost")
+        assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_a_network_that_draws_and_depends_is_seen():
+    net, (x, y) = two(lambda s, x: s.b(F.dropout((z := s.a(x)) - z.mean(0).detach())))(), vector()
+    with pytest.raises(Unsupported, match=DEPENDS):
+        msam_grad(net.double(), losses, x, y, rho=0.3, m=3, method="ghost")
+
+
+def test_a_check_leaves_everything_as_it_was():
+    net, x, y = build(GHOST["conv"])
+    net.register_buffer("seen", torch.zeros(3))
+    net.register_forward_pre_hook(lambda net, _: net.seen.add_(1.0).sum().isnan().item() or None)
+    paths = Paths(net, losses, list(net.parameters()), OPTIONS, 2**30)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    state = torch.get_rng_state()
+    check(paths, Batch(x, y), 3, splits=2, seed=0)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_fitted_examples_are_rounding_and_no_fault():
+    # Their gradients are differences of nearly equal numbers, and a ReLU may go to its other side.
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(7, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
+    x, y = torch.randn(24, 7), torch.randint(5, (24,))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9)
+    paths = Paths(net, losses, list(net.parameters()), OPTIONS | {"rho": 0.05}, 2**30)
+    for step in range(300):
+        if step % 50 == 0:
+            for m in (1, 5):
+                check(paths, Batch(x, y), m, splits=2, seed=step)
+        optimizer.zero_grad()
+        loss = losses(net(x), y).mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1e-4
+
+
+@pytest.mark.parametrize("name", ["conv", "transformer", "mlp"])
+@pytest.mark.parametrize("half", ["autocast", "weights"])
+def test_half_precision_has_a_threshold_of_its_own(name, half):
+    net, x, y = build(GHOST[name], torch.float32)
+    if half == "weights":
+        net.bfloat16()
+        x = x.bfloat16() if x.is_floating_point() else x
+    with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
+        for m in (1, 5):
+            msam_grad(net, losses, x, y, rho=0.3, m=m, method="ghost")
+
+        def dependent(z: Tensor, y: Tensor) -> Tensor:
+            return losses(z, y) * (1 + z.square().mean())
+
+        with pytest.raises(Unsupported, match=DEPENDS):
+            msam_grad(net, dependent, x, y, rho=0.3, m=1, method="ghost")
+
+
+# What is refused before anything moves
+
+
+@pytest.mark.parametrize("method", ["loop", "ghost", "auto"])
+@pytest.mark.parametrize("m", [3, 12])
+@pytest.mark.parametrize("how", [lambda s, x: s.b(s.a(x)).detach(), lambda s, x: x[:, :CLASSES]])
+def test_no_parameter_reached(how, m, method):
+    net, (x, y) = two(how)().double(), vector()
+    with pytest.raises(ValueError, match="no parameter of the model received a gradient"):
+        msam_grad(net, losses, x.requires_grad_(), y, rho=0.3, m=m, method=method)
+    assert all(p.grad is None for p in net.parameters()) and x.grad is None
+
+
+@pytest.mark.parametrize("method", ["loop", "auto"])
+@pytest.mark.parametrize("m", [3, 12])
+def test_reentrant_checkpointing_names_the_way_out(m, method):
+    net = two(lambda s, x: s.b(checkpoint(s.a, x + 0 * s.scale, use_reentrant=True)))().double()
+    x, y = vector()
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        msam_grad(net, losses, x, y, rho=0.3, m=m, method=method)
+
+
+def nested() -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(2, 7), torch.ones(3, 7)], layout=torch.jagged)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (lambda: torch.eye(2, 7).to_sparse(), "not sparse_coo.*to_dense"),
+        (lambda: torch.eye(2, 7).to_sparse_csr(), "not sparse_csr"),
+        (nested, "not a nested tensor"),
+        (lambda: [torch.ones(3, 4, 5), torch.ones(3, 5, 4)], "stack these into one tensor"),
+    ],
+)
+@pytest.mark.parametrize("method", ["loop", "ghost", "auto"])
+def test_batches_that_cannot_be_cut_into_groups(inputs, message, method):
+    net = nn.Linear(7, CLASSES)
+    with warnings.catch_warnings(action="ignore"):
+        x = inputs()
+    with pytest.raises(ValueError, match=message):
+        msam_grad(net, losses, x, torch.zeros(2).long(), rho=0.3, m=1, method=method)
+
+
+@pytest.fixture
+def one_rank():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", ["loop", "ghost", "auto"])
+@pytest.mark.parametrize("m", [3, 12])
+@pytest.mark.parametrize("kind", ["fully_shard", "FullyShardedDataParallel"])
+def test_sharded_models_are_refused(kind, m, method, one_rank):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    net = nn.Sequential(nn.Linear(7, 7), nn.Linear(7, CLASSES))
+    if kind == "fully_shard":
+        net = fully_shard(net, mesh=init_device_mesh("cpu", (1,)))
+    else:
+        with warnings.catch_warnings(action="ignore"):  # one rank is no shards
+            net = FullyShardedDataParallel(net, device_id=torch.device("cpu"), use_orig_params=True)
+    x, y = vector()
+    with pytest.raises(Unsupported, match=r"sharded.*DistributedDataParallel"):
+        msam_grad(net, losses, x.float(), y, rho=0.3, m=m, method=method)
