@@ -563,7 +563,13 @@ def outputs_and_targets():
             np.mean(np.reshape(by_pixel, (6, 8, 8))[:, 2:]),
         ),
         "tokens": (tokens, words, float((tokens.argmax(2) != words).double().mean())),
+        "as many classes as rows and columns": (
+            cube := random(6, 4, 4, 4),
+            sides := labels(4, 6, 4, 4),
+            float((cube.argmax(1) != sides).double().mean()),
+        ),
         "regression": (random(6, 1), random(6, 1), None),
+        "quantiles of a number": (random(6, 3), random(6), None),
         "regression on whole numbers": (random(6, 1), labels(9, 6), None),
         "soft labels": (random(6, 3), random(6, 3).softmax(1), None),
         "several labels at once": (random(6, 3), labels(2, 6, 3), None),
