@@ -111,7 +111,7 @@ class SAM(Optimizer):
     - FSDP2 (`fully_shard`): as on one device. FSDP1 raises.
     - `maximize=True` of the base optimizer or of a group: its move is along minus the gradient, to
       where the objective that it climbs is lowest.
-    - complex weights count as pairs of real ones, but for ASAM, whose ``|w|`` is the modulus. ASAM's
+    - complex weights count as pairs of real ones, but ASAM's ``|w|`` is the modulus. Its
       radii are for all parameters alike, biases too; `eta` keeps those at 0 from standing still.
     - sparse gradients, parameters without a gradient, and parameters with one in only one of the
       passes are fine: who has none in the first does not move, who has none in the second gets no

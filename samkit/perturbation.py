@@ -61,7 +61,7 @@ class Perturbation:
         steps: of projected ascent, each by the rule of one step and then onto the ball.
         adaptive: ASAM's elementwise radii rho (``|w|`` + 0.01) (Kwon et al. 2021).
         project: an unnormalized delta is taken back onto the ball, as in the authors' code.
-        share_of_batch: g is the group's share ``|G| / b`` of the batch's gradient, as in the authors'
+        share_of_batch: g is the share ``|G| / b`` of the batch's gradient, as in the authors'
             code, so that an unnormalized delta is b / m times smaller.
 
     Raises ValueError for what does not go together. Source: Sections 2 and 3 of the paper (m and n:
