@@ -110,11 +110,11 @@ def role_data() -> str:
     """The test errors of m-SAM for every recorded m and radius on MNIST-1D, one for each seed."""
     found: dict[tuple, list[tuple[int, float]]] = {}
     for record in records.runs("fig02_role_of_m", "laptop"):
-        recipe = record["config"]["recipes"][0]
-        if record["config"]["data"] == "mnist1d" and recipe["ascent_steps"] == 1:
-            m = 0 if recipe["method"] == "ERM" else recipe["m"]
+        perturbation = record["config"]["recipes"][0]["perturbation"]
+        if record["config"]["data"] == "mnist1d" and perturbation["steps"] == 1:
+            m = perturbation["m"] if perturbation["rho"] else 0
             error = record["metrics"]["test_error"]
-            found.setdefault((m, recipe["rho"]), []).append((record["seed"], error))
+            found.setdefault((m, perturbation["rho"]), []).append((record["seed"], error))
     cells = [
         {"m": m, "rho": rho, "errors": [error for _, error in sorted(of)]}
         for (m, rho), of in sorted(found.items())
@@ -127,8 +127,8 @@ def labels_data() -> str:
     found: dict[tuple, list[dict]] = {}
     for record in records.runs("fig12_label_noise", "laptop"):
         config = record["config"]
-        recipe = config["recipes"][0]
-        method = "ERM" if recipe["method"] == "ERM" else f"{recipe['m']}-SAM"
+        perturbation = config["recipes"][0]["perturbation"]
+        method = f"{perturbation['m']}-SAM" if perturbation["rho"] else "ERM"
         noise = f"{100 * config['noise']:.0f} % {config['noise_kind']}"
         found.setdefault((noise, method), []).append(record["metrics"]["history"])
     series = {"right": "train_clean_error", "wrong": "train_noisy_error", "test": "test_error"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samkit.paper import records
-from samkit.paper.experiments import table
+from samkit.paper.experiments import fig12_label_noise, frame
 from tools import interactive as outside
 
 
@@ -21,12 +21,12 @@ def test_the_map_of_m_and_radius():
             record["metrics"]["test_error"]
             for record in records.runs("fig02_role_of_m", "laptop")
             for recipe in record["config"]["recipes"]
-            if record["config"]["data"] == "mnist1d" and recipe["ascent_steps"] == 1
-            if ((recipe["m"] or 0) if recipe["method"] != "ERM" else 0) == cell["m"]
-            and recipe["rho"] == cell["rho"]
+            if record["config"]["data"] == "mnist1d" and recipe["perturbation"]["steps"] == 1
+            if (recipe["perturbation"]["m"] if recipe["perturbation"]["rho"] else 0) == cell["m"]
+            and recipe["perturbation"]["rho"] == cell["rho"]
         ]
         assert cell["mean"] == pytest.approx(np.mean(errors), rel=1e-9)
-        low, high = table.interval(errors)
+        low, high = frame.interval(errors)
         assert cell["half"] == pytest.approx((high - low) / 2, rel=1e-6)
     assert shown["here"] == shown["best"]["16"]
 
@@ -34,26 +34,24 @@ def test_the_map_of_m_and_radius():
 def test_the_same_error_at_another_radius():
     found = outside.computed("role-map", {"m": 16, "rho": 0.1})["result"]
     whole = {c["rho"]: c["mean"] for c in found["cells"] if c["m"] == 128}
-    below = max(rho for rho, error in whole.items() if error >= found["here"]["mean"])
-    assert below < found["same"] < min(rho for rho in whole if rho > below)
-    radii, errors = zip(*sorted(whole.items())[:2], strict=True)
-    expected = np.interp(-found["here"]["mean"], -np.array(errors), np.log(radii))
-    if found["same"] < radii[1]:
-        assert np.log(found["same"]) == pytest.approx(expected, rel=1e-9)
+    (short, high), (long, low) = sorted(whole.items())[:2]
+    assert high > found["here"]["mean"] > low
+    expected = np.interp(found["here"]["mean"], [low, high], np.log([long, short]))
+    assert np.log(found["same"]) == pytest.approx(expected, rel=1e-9)
+    assert outside.computed("role-map", {"m": 16, "rho": 0.4})["result"]["same"] is None
 
 
 @pytest.mark.parametrize("noise", ["60 % symmetric", "40 % symmetric", "40 % asymmetric"])
 def test_right_and_wrong_labels(noise):
     share, kind = noise.split(" % ")
     shown = outside.computed("labels", {"noise": noise})["result"]
-    for method, m in (("ERM", None), ("128-SAM", 128), ("16-SAM", 16)):
+    for method in ("ERM", "128-SAM", "16-SAM"):
         histories = [
             record["metrics"]["history"]
             for record in records.runs("fig12_label_noise", "laptop")
             if record["config"]["noise"] == int(share) / 100
             and record["config"]["noise_kind"] == kind
-            and (record["config"]["recipes"][0]["method"] == "ERM") == (m is None)
-            and (m is None or record["config"]["recipes"][0]["m"] == m)
+            and fig12_label_noise.name(record["config"]["recipes"][0]) == method
         ]
         for name, series in (("right", "train_clean_error"), ("wrong", "train_noisy_error")):
             expected = 1 - np.mean([history[series] for history in histories], axis=0)

@@ -1,15 +1,13 @@
 """The switch of Figure 8 in the page against the records."""
 
-import json
-
 import numpy as np
 import pytest
 
-from samkit.paper import interactive
+from samkit.paper import interactive, records
 from samkit.paper.experiments import fig08_fine_tuning, frame
 from tools import interactive as outside
 
-RECORDS = [json.loads(line) for line in outside.RECORDS.read_text(encoding="utf-8").splitlines()]
+RECORDS = records.runs("fig08_fine_tuning", "laptop")
 AT = (0, 10, 25, 50, 75, 90, 100)
 
 

@@ -294,6 +294,12 @@ export const mount = (figure) => ({
     const view = element("div", { class: "samkit-view" });
     const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     picture.setAttribute("role", "img");
+    picture.setAttribute("aria-label", figure.title);
+    const before = el.querySelector?.("svg"); // the picture for pages without scripts, until the first result
+    if (before) {
+      for (const name of ["viewBox", "aria-label"]) picture.setAttribute(name, before.getAttribute(name));
+      picture.innerHTML = before.innerHTML;
+    }
     view.append(picture);
     const main = element("div", { class: "samkit-main" });
     const buttons = element("div", { class: "samkit-buttons" });
@@ -305,8 +311,9 @@ export const mount = (figure) => ({
     more.append(element("summary", {}, "More controls and numbers"), panel, numbers, foot);
     const spoken = element("div", { class: "samkit-spoken", role: "status" });
     root.append(element("p", { class: "samkit-title" }, figure.title));
-    if (figure.tell) root.append(words);
-    root.append(view, main, buttons, more, spoken);
+    // a film's words stand above it; others below the slider, which stays where it is under the hand
+    if (figure.rolls) root.append(words);
+    root.append(view, main, buttons, ...(figure.tell && !figure.rolls ? [words] : []), more, spoken);
     el.replaceChildren(root);
 
     let slider; // of the first control

@@ -46,7 +46,7 @@ const figure = {
     );
     let body = tag("rect", { x: plane.x(0.5), y: box.top, width: plane.x(SPARSITY + 0.5) - plane.x(0.5), height: box.bottom - box.top, fill: "currentColor", "fill-opacity": 0.1 });
     body += plane.body;
-    body += label(plane.x(SPARSITY + 0.5) + 6, box.top + 14, "shaded: the support, where the truth is not 0", { "font-size": 12 });
+    body += label(plane.x(SPARSITY + 0.5) + 6, box.top + 14, width > 540 ? "shaded: the support, where the truth is not 0" : "shaded: the support", { "font-size": 12 });
     const [wide, zero] = [((box.right - box.left) / D) * 0.7, plane.y(0)];
     run.lost.forEach((value, j) => {
       const y = plane.y(value);
