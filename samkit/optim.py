@@ -13,7 +13,9 @@ gradient. The members of the family differ in where delta comes from:
     n-SAM, independent batch    step(closure, ascent_closure), with the loss of another batch or of
                                 all the data
     SAM's step size alone       step_size_only=True
-    SAM for a part of training  between=(first, last)
+    SAM for a part of training  between=(first, last), interval=k
+    GSAM, WSAM                  combine=perturbation.gsam, perturbation.wsam
+    SAM on normalization alone  SAM(SGD(normalization_groups(model, rho=0.5), lr=...), rho=0)
     m-SAM with m = b / ranks    ascent_context=ddp_model.no_sync
     m-SAM with any m            samkit.msam_grad, then the base optimizer's own step
 """
@@ -21,9 +23,11 @@ gradient. The members of the family differ in where delta comes from:
 from __future__ import annotations
 
 import sys
+import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -37,6 +41,8 @@ from samkit import passes, perturbation
 from samkit.errors import NonFinite
 
 Closure = Callable[[], Tensor]
+#: (gradients at w, gradients at w + delta) -> the gradients of the step
+Combine = Callable[[perturbation.Tensors, perturbation.Tensors], Sequence[Tensor | None]]
 
 DIRECTIONS = ("gradient", "gaussian", "sphere")
 
@@ -118,7 +124,9 @@ class SAM(Optimizer):
       step.
 
     Args:
-        base: the optimizer that takes the step.
+        base: the optimizer that takes the step; or parameters (or groups of them), for which
+            `base_optimizer`, a class such as torch.optim.SGD, makes one with the other keyword
+            arguments: ``SAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1)``.
         rho: radius, in the units of the weights, at least 0; groups may have set their own "rho".
         normalize: whether the move has the length rho or rho times the gradient's.
         adaptive: ASAM's elementwise radii (Kwon et al. 2021); `eta` is its eta.
@@ -128,8 +136,12 @@ class SAM(Optimizer):
             that), projected on the ball of SAM. K = 1 from no random start is SAM.
         random_start: the ascent starts on the sphere of the ball, at a random place.
         step_size_only: the gradient at w, with the length of the gradient at w + delta.
+        combine: makes the gradients of the step of two lists, those at w and those at w + delta
+            (None where a parameter has none); such as `functools.partial(perturbation.gsam,
+            alpha=0.4)`, or `perturbation.wsam`.
         between: (first, last): SAM in the steps first <= t < last, the base optimizer's plain
             step in all others. None as last: to the end.
+        interval: SAM in every such step of those, the plain step in the others.
         ascent_context: a context manager for the passes that find delta.
         model: whose buffers and numbers are to change once a step. By default those of the modules
             called in the first step, with all that belongs to them later, and of compiled ones that
@@ -155,7 +167,8 @@ class SAM(Optimizer):
 
     def __init__(
         self,
-        base: Optimizer,
+        base: Optimizer | Iterable[Any],
+        base_optimizer: Callable[..., Optimizer] | float | None = None,
         rho: float = 0.05,
         *,
         normalize: bool = True,
@@ -166,12 +179,20 @@ class SAM(Optimizer):
         ascent_lr: float = 1.0,
         random_start: bool = False,
         step_size_only: bool = False,
+        combine: Combine | None = None,
         between: tuple[int, int | None] = (0, None),
+        interval: int = 1,
         ascent_context: Callable[[], AbstractContextManager] = nullcontext,
         model: nn.Module | None = None,
         generator: torch.Generator | None = None,
+        **base_options: Any,
     ) -> None:
-        _check_base(base)
+        make = None
+        if isinstance(base_optimizer, int | float):
+            rho = base_optimizer
+        else:
+            make = base_optimizer
+        base = _constructed(base, make, base_options)
         for r in (rho, *(group.get("rho", rho) for group in base.param_groups)):
             _check_radius(r)
         if ascent_steps < 1 or int(ascent_steps) != ascent_steps:
@@ -179,9 +200,13 @@ class SAM(Optimizer):
         if direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {DIRECTIONS}, not {direction!r}")
         random = direction != "gradient"
-        if random and (ascent_steps > 1 or random_start or step_size_only or not normalize):
+        if step_size_only:
+            combine = perturbation.step_size_only
+        if random and (ascent_steps > 1 or random_start or combine or not normalize):
             raise ValueError("a random direction takes no gradient, so no option of an ascent")
         _check_between(between)
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise ValueError(f"interval must be an integer >= 1, not {interval!r}")
         if not 0 <= eta < float("inf"):
             raise ValueError(f"eta must be a number >= 0, not {eta}")
         if not 0 < ascent_lr < float("inf"):
@@ -195,8 +220,9 @@ class SAM(Optimizer):
         self.ascent_steps = ascent_steps
         self.ascent_lr = ascent_lr
         self.random_start = random_start
-        self.step_size_only = step_size_only
+        self.combine = combine
         self.between = between
+        self.interval = interval
         self.ascent_context = ascent_context
         self.generator = generator
         self.model = model
@@ -204,6 +230,8 @@ class SAM(Optimizer):
         self._moves = passes.Moves()
         self._stepped: list[tuple[weakref.ref[Tensor], int]] = []
         self._in_place = False
+        self._away: _Away | None = None
+        self._calls = _Calls(model) if make and model is not None else None
         for group in base.param_groups:  # of an earlier SAM
             if "rho" in base.defaults and group["rho"] == base.defaults["rho"]:
                 group["rho"] = rho
@@ -273,12 +301,7 @@ class SAM(Optimizer):
             self.base.step()
             return torch.zeros(())
         loss = self.gradient(closure, ascent_closure, scaler=scaler)
-        if scaler is None:
-            self.base.step()
-        else:
-            scaler.unscale_(self.base)  # so that hooks of a fused optimizer see what others see
-            scaler.step(self.base)
-            self._remember()
+        self._take(scaler)
         return loss
 
     def gradient(
@@ -298,56 +321,52 @@ class SAM(Optimizer):
                 "SAM evaluates the loss more than once: call step(closure), with a closure that "
                 "clears the gradients, computes the loss, calls backward and returns the loss"
             )
-        groups = [g for g in self.param_groups for _ in g["params"]]
-        for group in self.param_groups:
-            _check_radius(group["rho"])
-        weights = [p for g in self.param_groups for p in g["params"]]
-        pairs = [(p, g) for p, g in zip(weights, groups, strict=True) if p.requires_grad]
-        weights, groups = [p for p, _ in pairs], [g for _, g in pairs]
-        rho = [float(g["rho"]) for g in groups]
-        first, last = self.between
-        active = first <= self.steps and (last is None or self.steps < last)
-        left = self._clear_stepped(weights)
+        now = self._now()
+        left = self._clear_stepped(now.weights)
         with torch.enable_grad():
-            if not (active and any(rho)):
-                with self._noticed(weights):
+            if not now.active:
+                with self._noticed(now.weights):
                     loss = closure()
             elif self.direction != "gradient":
-                _check_weights(weights)
-                radii = perturbation.radii(weights, rho, self.eta)
-                rule = (
-                    perturbation.gaussian if self.direction == "gaussian" else perturbation.sphere
-                )
-                delta = rule(weights, radii, self.generator)
-                with self._noticed(weights), _refused(left), self._moves(weights, delta):
+                rule = getattr(perturbation, self.direction)
+                delta = rule(now.weights, now.radii, self.generator)
+                with self._noticed(now.weights), _refused(left), self._moves(now.weights, delta):
                     loss = closure()
             else:
-                _check_weights(weights)
-                signs = [-1.0 if g.get("maximize") else 1.0 for g in groups]
-                loss = self._sam(weights, rho, signs, closure, ascent_closure, left, scaler)
+                loss = self._sam(now, closure, ascent_closure, left, scaler)
         self.steps += 1
         return loss
 
+    def _now(self) -> _Now:
+        """The weights of this step, and what the groups say of them."""
+        for group in self.param_groups:
+            _check_radius(group["rho"])
+        pairs = [(p, g) for g in self.param_groups for p in g["params"] if p.requires_grad]
+        weights, rho = [p for p, _ in pairs], [float(g["rho"]) for _, g in pairs]
+        first, last = self.between
+        active = first <= self.steps and (last is None or self.steps < last) and any(rho)
+        if active := active and (self.steps - first) % self.interval == 0:
+            _check_weights(weights)
+        signs = [-1.0 if g.get("maximize") else 1.0 for _, g in pairs]
+        return _Now(weights, rho, signs, perturbation.radii(weights, rho, self.eta), active)
+
     def _sam(
         self,
-        weights: list[Tensor],
-        rho: list[float],
-        signs: list[float],
+        now: _Now,
         closure: Closure,
         ascent: Closure | None,
         left: list[Tensor],
         scaler: GradScaler | None,
     ) -> Tensor:
         """Fills p.grad with the gradient at w + delta; returns the loss of the first pass."""
-        scaled = scaler is not None and scaler.is_enabled()
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        radii = perturbation.radii(weights, rho, self.eta)
+        weights = now.weights
         delta: list[Tensor | None] = [None] * len(weights)
         if self.random_start:
-            delta = perturbation.sphere(weights, radii, self.generator)
+            delta = perturbation.sphere(weights, now.radii, self.generator)
         factor: Tensor | float = 1.0  # the move is factor * delta
         noise = passes.Noise(weights)
         before = after = passes.State()
+        first: list[Tensor | None] = []
         losses: list[Tensor] = []
         for k in range(self.ascent_steps + 1):
             last = k == self.ascent_steps
@@ -374,24 +393,33 @@ class SAM(Optimizer):
                 losses.append(_evaluate(closure if last else ascent or closure, losses))
             if k == 0:
                 after = before.now()
+                first = self._kept(weights)
             if not last:
-                grads = [p.grad for p in weights]
-                if all(g is None for g in grads):
-                    raise ValueError(UNREACHED)
-                if k == 0 and self.step_size_only:
-                    first = [None if g is None else g.clone() for g in grads]
-                if min(signs) < 0:
-                    grads = perturbation.times(grads, signs)
-                delta, factor = self._ascend(delta, grads, radii, rho, scale)
-                del grads
-                # inf or nan if the ascent is, though the second pass may not show it
-                mark = factor if isinstance(factor, Tensor) else passes.total(delta)
-        if self.step_size_only:
+                delta, factor, mark = self._ascend(now, delta, scaler)
+        self._finish(weights, first, mark, scaler)
+        return losses[0]
+
+    def _kept(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
+        """A copy of the gradients at w, for who combines them with those at w + delta."""
+        if self.combine is None:
+            return []
+        return [None if p.grad is None else p.grad.clone() for p in weights]
+
+    def _finish(
+        self,
+        weights: Sequence[Tensor],
+        first: Sequence[Tensor | None],
+        mark: Tensor,
+        scaler: GradScaler | None,
+    ) -> None:
+        """Combines the two gradients, and looks for inf and nan or leaves that to the scaler."""
+        if self.combine is not None:
             second = [p.grad for p in weights]
-            for p, g in zip(weights, perturbation.step_size_only(first, second), strict=True):
+            for p, g in zip(weights, self.combine(first, second), strict=True):
                 p.grad = g
         grads = [p.grad for p in weights]
-        if scaled or (mark.is_cuda and torch.cuda.is_current_stream_capturing()):
+        recorded = mark.is_cuda and torch.cuda.is_current_stream_capturing()
+        if recorded or (scaler is not None and scaler.is_enabled()):
             _spread(mark, grads)
         elif not passes.finite([mark, *grads]):
             self._clear(weights)
@@ -400,7 +428,77 @@ class SAM(Optimizer):
                 "taken: lower the learning rate or rho, skip this batch, or pass your GradScaler "
                 "as step(..., scaler=scaler)"
             )
-        return losses[0]
+
+    def _take(self, scaler: GradScaler | None) -> None:
+        """The base optimizer's step."""
+        if scaler is None:
+            self.base.step()
+        else:
+            scaler.unscale_(self.base)  # so that hooks of a fused optimizer see what others see
+            scaler.step(self.base)
+            self._remember()
+
+    @torch.no_grad()
+    def first_step(self, zero_grad: bool = False, *, scaler: GradScaler | None = None) -> None:
+        """Moves the weights to w + delta, by the gradients in p.grad, which it clears.
+
+        For loops that do without a closure, as they are written for other SAMs::
+
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            opt.first_step()
+            loss_fn(model(x), y).backward()
+            opt.second_step()
+
+        The two together are `step` with a closure that does what stands before each of them; under
+        a GradScaler both get `scaler=scaler`. Backward may run over micro-batches. For the same
+        dropout masks in both passes, and buffers that change once a step, SAM has to see the calls
+        of the model: construct it as ``SAM(model.parameters(), torch.optim.SGD, lr=...,
+        model=model)``, else a warning says what differs. `zero_grad` is there for other people's
+        loops.
+
+        Raises ValueError if no parameter has a gradient, for options that take more or fewer than
+        two passes, or if `second_step` has not been called since the last time.
+        """
+        if self._away is not None:
+            raise ValueError("call second_step between two calls of first_step")
+        if self.direction != "gradient" or self.ascent_steps > 1 or self.random_start:
+            raise ValueError("these options do not have two passes: call step(closure)")
+        now = self._now()
+        if self._calls is None and self._called is None:
+            self._called = []
+            _warn_of(now.weights)
+        first, mark, around = self._kept(now.weights), torch.zeros(()), ExitStack()
+        if self._calls is not None:
+            around.callback(self._calls.second(now.weights))
+        if now.active:
+            delta, factor, mark = self._ascend(now, [], scaler)
+            around.enter_context(self._moves(now.weights, delta, factor))
+        self._in_place = False
+        self._clear(now.weights)
+        self._away = _Away(around, now.weights, first, mark, now.active)
+
+    @torch.no_grad()
+    def second_step(self, zero_grad: bool = False, *, scaler: GradScaler | None = None) -> None:
+        """The weights back to w, and there the base optimizer's step by the gradients in p.grad.
+
+        `zero_grad` clears them afterwards. Raises ValueError if `first_step` has not been called,
+        or if there are no gradients, and NonFinite as `step` does: the weights are w then.
+        """
+        away, self._away = self._away, None
+        if away is None:
+            raise ValueError("call first_step before second_step")
+        away.around.close()
+        if all(p.grad is None for p in away.weights):
+            raise ValueError(
+                "call backward on the loss once more between first_step and second_step"
+            )
+        if away.active:
+            self._finish(away.weights, away.first, away.mark, scaler)
+        self._take(scaler)
+        self.steps += 1
+        if zero_grad:
+            self.zero_grad()
 
     @contextmanager
     def _watched(self, weights: Sequence[Tensor]) -> Iterator[passes.State]:
@@ -449,30 +547,39 @@ class SAM(Optimizer):
         self._opt_called = True  # a scheduler asks for it, to see whether it comes after a step
 
     def _ascend(
-        self,
-        delta: list[Tensor | None],
-        grads: list[Tensor | None],
-        radii: perturbation.Radii,
-        rho: list[float],
-        scale: float,
-    ) -> tuple[list[Tensor | None], Tensor | float]:
-        """The next (delta, factor), from gradients that a GradScaler has multiplied by `scale`.
+        self, now: _Now, delta: list[Tensor | None], scaler: GradScaler | None
+    ) -> tuple[list[Tensor | None], Tensor | float, Tensor]:
+        """The next (delta, factor) from the gradients, and a number that is nan or inf if they are.
 
         The move is factor * delta: SAM's plain step is a factor on the gradients themselves, which
         saves a pass over memory.
         """
-        single = self.ascent_steps == 1 and not self.random_start
+        grads = [p.grad for p in now.weights]
+        if all(g is None for g in grads):
+            raise ValueError(UNREACHED)
+        if min(now.signs) < 0:
+            grads = perturbation.times(grads, now.signs)
+        scale = 1.0 if scaler is None else scaler.get_scale()  # which they are multiplied by
+        radii, single = now.radii, self.ascent_steps == 1 and not self.random_start
         if single and perturbation.one(radii):
             if self.normalize:
-                return grads, perturbation.sam_scale(grads, radii)
-            return grads, float(radii[0]) / scale
+                factor = perturbation.sam_scale(grads, radii)
+                return grads, factor, factor
+            return grads, float(radii[0]) / scale, passes.total(grads)
         if self.normalize:
             move = perturbation.sam(grads, radii)
         else:
-            move = perturbation.times(perturbation.unnormalized(grads, radii, rho), 1.0 / scale)
-        if single:
-            return move, 1.0
-        return perturbation.ascend(delta, perturbation.times(move, self.ascent_lr), radii), 1.0
+            move = perturbation.unnormalized(grads, radii, now.rho)
+            move = perturbation.times(move, 1.0 / scale)
+        if not single:
+            move = perturbation.ascend(delta, perturbation.times(move, self.ascent_lr), radii)
+        return move, 1.0, passes.total(move)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch. Between two steps it also says that a first pass begins."""
+        super().zero_grad(set_to_none)
+        if self._calls is not None and self._away is None:
+            self._calls.first()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, the base optimizer included (but not a scheduler's wrapper of `step`)."""
@@ -583,6 +690,133 @@ def _check_weights(weights: Sequence[Tensor]) -> None:
 
 def _is_zero(lr: Any) -> bool:
     return lr is not None and float(lr) == 0
+
+
+@dataclass
+class _Now:
+    """One step's weights, with an entry for each: rho, -1 where its objective is climbed, T."""
+
+    weights: list[Tensor]
+    rho: list[float]
+    signs: list[float]
+    radii: perturbation.Radii
+    active: bool
+
+
+@dataclass
+class _Away:
+    """What `second_step` has to know of `first_step`; `around` puts the weights back."""
+
+    around: ExitStack
+    weights: list[Tensor]
+    first: list[Tensor | None]
+    mark: Tensor
+    active: bool
+
+
+class _Calls:
+    """Makes the calls of a model after `first_step` like those before it.
+
+    Each begins with the random state that its counterpart began with; the first one with the
+    buffers and numbers in the modules that the first one began with.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.first()
+        self._hook = model.register_forward_pre_hook(self._before)
+
+    def first(self) -> None:
+        """A first pass begins."""
+        self.begun: list[passes.Noise] = []
+        self.state: passes.State | None = None
+        self.again: int | None = None
+
+    def second(self, weights: Sequence[Tensor]) -> Callable[[], None]:
+        """A second pass begins; the function that is returned ends it."""
+        self.again = 0
+        after, noise = passes.State([self.model]), passes.Noise(weights)
+
+        def end() -> None:
+            after.restore()
+            noise.replay()
+            self.first()
+
+        return end
+
+    def _before(self, model: nn.Module, _: object) -> None:
+        if not torch.is_grad_enabled():  # an evaluation
+            return
+        if self.again is None:
+            self.state = self.state or passes.State([model])
+            self.begun.append(passes.Noise(model.parameters()))
+            return
+        if self.again == 0 and self.state is not None:
+            self.state.restore()
+        if self.again < len(self.begun):
+            self.begun[self.again].replay()
+        self.again += 1
+
+
+def _warn_of(weights: Sequence[Tensor]) -> None:
+    """Warns if the modules of these weights have something that two passes would change twice."""
+    inside = [m for root in passes.owners(weights, always=True) for m in root.modules()]
+    names = sorted({type(m).__name__ for m in inside if _has_memory(m)})
+    if names:
+        warnings.warn(
+            f"{', '.join(names)}: both passes change their buffers or draw dropout masks of their "
+            "own. Construct SAM(model.parameters(), torch.optim.SGD, ..., model=model), or call "
+            "step(closure)",
+            stacklevel=3,
+        )
+
+
+def _has_memory(module: nn.Module) -> bool:
+    drops = "drop" in type(module).__name__.lower() or bool(getattr(module, "dropout", False))
+    return bool(module.training and (drops or len(module._buffers)))
+
+
+def _constructed(base: Any, make: Any, options: dict[str, Any]) -> Optimizer:
+    """The base optimizer; in the familiar signature it is made of parameters, class and options."""
+    if make is None:
+        if options:
+            name = next(iter(options))
+            raise TypeError(
+                f"SAM got an unexpected keyword argument {name!r}: options of the base optimizer "
+                "go to it, SAM(torch.optim.SGD(model.parameters(), lr=0.1)), or come with its "
+                "class, SAM(model.parameters(), torch.optim.SGD, lr=0.1)"
+            )
+        _check_base(base)
+        return base
+    if isinstance(base, Optimizer) or not callable(make):
+        raise ValueError(
+            "pass either a constructed optimizer, SAM(torch.optim.SGD(...)), or the parameters and "
+            "a class, SAM(model.parameters(), torch.optim.SGD, lr=0.1)"
+        )
+    made = make(base, **options)
+    _check_base(made)
+    return made
+
+
+def normalization_groups(model: nn.Module, rho: float) -> list[dict[str, Any]]:
+    """Parameter groups for SAM on the normalization layers alone: those have rho, the others 0.
+
+    Normalization layers are those whose class name has "Norm" in it. Source: Mueller et al. 2023,
+    "Normalization layers are all that sharpness-aware minimization needs". Chapter: "Which
+    optimizer do I call, and how?". Raises ValueError if the model has none.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+    >>> [(len(g["params"]), g["rho"]) for g in normalization_groups(model, rho=0.5)]
+    [(2, 0.5), (2, 0.0)]
+    """
+    norms = [m for m in model.modules() if "Norm" in type(m).__name__]
+    inside = {id(p) for m in norms for p in m.parameters(recurse=False)}
+    if not inside:
+        raise ValueError("the model has no normalization layers with parameters")
+    groups: dict[float, list[Tensor]] = {rho: [], 0.0: []}
+    for p in model.parameters():
+        groups[rho if id(p) in inside else 0.0].append(p)
+    return [{"params": params, "rho": r} for r, params in groups.items() if params]
 
 
 def _check_base(base: Optimizer) -> None:

@@ -52,16 +52,15 @@ class Moves:
         del deltas  # this frame lives as long as the pass, and would keep them
         if isinstance(scale, Tensor) and scale.device.type == "cpu":
             scale = float(scale)
-        with torch.no_grad():
-            if not _alike(self.spare, where):
-                self.spare = [torch.empty_like(w) for w in where]
-            way = swapped if swappable(where, some, scale) else in_place
-            try:
-                with way(where, some, scale, self.spare), torch.enable_grad():
-                    torch.clear_autocast_cache()  # it holds casts of other weights
-                    yield
-            finally:
-                torch.clear_autocast_cache()
+        if not _alike(self.spare, where):
+            self.spare = [torch.empty_like(w) for w in where]
+        way = swapped if swappable(where, some, scale) else in_place
+        try:
+            with way(where, some, scale, self.spare):
+                torch.clear_autocast_cache()  # it holds casts of other weights
+                yield
+        finally:
+            torch.clear_autocast_cache()
 
 
 def swappable(weights: list[Tensor], deltas: list[Tensor], scale: Tensor | float) -> bool:
@@ -99,8 +98,9 @@ def swapped(
 ) -> Iterator[None]:
     """spare <- w + scale * delta, which w points to until the end. Empties the list of deltas."""
     home = [w.data for w in weights]
-    for w, s in zip(weights, spare, strict=True):
-        torch.add(w, deltas.pop(0), alpha=float(scale), out=s)
+    with torch.no_grad():
+        for w, s in zip(weights, spare, strict=True):
+            torch.add(w, deltas.pop(0), alpha=float(scale), out=s)
     try:
         for w, s in zip(weights, spare, strict=True):
             w.data = s
@@ -130,6 +130,7 @@ def _plain(tensors: Sequence[Tensor]) -> bool:
     )
 
 
+@torch.no_grad()
 def _copy(to: list[Tensor], of: list[Tensor]) -> None:
     if _plain(to):
         torch._foreach_copy_(to, of)
@@ -138,6 +139,7 @@ def _copy(to: list[Tensor], of: list[Tensor]) -> None:
             t.copy_(o)
 
 
+@torch.no_grad()
 def _add(weights: list[Tensor], deltas: list[Tensor], scale: Tensor | float) -> None:
     """weights += scale * deltas, in one pass where the scale is a number at hand."""
     if not isinstance(scale, Tensor) and _plain(weights) and _plain(deltas):
@@ -322,15 +324,16 @@ def is_compiled(model: nn.Module) -> bool:
     )
 
 
-def owners(weights: Iterable[Tensor]) -> list[nn.Module]:
+def owners(weights: Iterable[Tensor], always: bool = False) -> list[nn.Module]:
     """The modules of this process that have one of these weights, each with all those in it.
 
-    A search among all objects: for weights whose modules were not seen when they were called, as
-    within a function that torch.compile has compiled.
+    A search among all objects, for weights whose modules are not seen when they are called, as
+    within a function that torch.compile has compiled; without `always` there are none if nothing
+    was compiled.
     """
     ids = {id(w) for w in weights}
     dynamo = sys.modules.get("torch._dynamo.utils")
-    if not ids or dynamo is None or not dynamo.counters["frames"]:  # nothing is compiled
+    if not ids or not (always or (dynamo is not None and dynamo.counters["frames"])):
         return []
     classes = _subclasses(nn.Module)
     modules = [m for m in gc.get_objects() if type(m) in classes]

@@ -325,3 +325,45 @@ def ascend(deltas: Tensors, move: Tensors, radii: Radii) -> list[Tensor | None]:
 def step_size_only(grads: Tensors, sam_grads: Tensors) -> list[Tensor | None]:
     """The plain gradient with the length of SAM's: g ||g_sam|| / ||g||."""
     return times(grads, norm(sam_grads) * inverse(norm(grads)))
+
+
+def inner(a: Tensors, b: Tensors) -> Tensor:
+    """<a, b> over all tensors together; None counts as 0."""
+    both = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    sums = [(x.to_dense() * y.to_dense()).sum() for x, y in both]
+    return torch.stack([s.to(sums[0].device) for s in sums]).sum() if sums else torch.zeros(())
+
+
+def added(a: Tensors, b: Tensors, factor: float | Tensor) -> list[Tensor | None]:
+    """a + factor b; None counts as 0 in b, and stays None in a."""
+    pairs = zip(a, times(b, factor), strict=True)
+    return [x if x is None or y is None else x + y for x, y in pairs]
+
+
+def gsam(grads: Tensors, sam_grads: Tensors, alpha: float) -> list[Tensor | None]:
+    r"""GSAM: :math:`g_s - \alpha g_\perp`, with g_perp what of g is orthogonal to SAM's g_s.
+
+    It descends on the perturbed loss, and on its gap to the loss without changing the former to
+    first order. Source: Zhuang et al. 2022, "Surrogate gap minimization improves sharpness-aware
+    training", algorithm 1.
+
+    >>> gsam([torch.tensor([1.0, 1.0])], [torch.tensor([2.0, 0.0])], alpha=0.5)
+    [tensor([ 2.0000, -0.5000])]
+    """
+    along = inner(grads, sam_grads) * inverse(inner(sam_grads, sam_grads))
+    orthogonal = added(grads, sam_grads, -along)
+    return added(sam_grads, orthogonal, -alpha)
+
+
+def wsam(grads: Tensors, sam_grads: Tensors, gamma: float) -> list[Tensor | None]:
+    r"""WSAM: the gradient of :math:`L + \frac\gamma{1 - \gamma}(L_{SAM} - L)`; SAM if gamma = 1/2.
+
+    Source: Yue et al. 2023, "Sharpness-aware minimization revisited: weighted sharpness as a
+    regularization term", equation 4, with the momentum and the decay of the base optimizer for both
+    terms (their algorithm takes the second one apart).
+
+    >>> wsam([torch.tensor([1.0])], [torch.tensor([2.0])], gamma=0.75)
+    [tensor([4.])]
+    """
+    weight = gamma / (1 - gamma)
+    return added(times(sam_grads, weight), grads, 1 - weight)

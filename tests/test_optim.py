@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import dense, grads, relative
 from torch import Tensor, nn
@@ -168,6 +168,7 @@ def test_member_of_the_family(name):
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())  # lr = 0
 
 
+@settings(deadline=None)  # a machine may be busy
 @given(
     d=st.integers(1, 5),
     rho=st.floats(0, 1),
@@ -410,6 +411,29 @@ def test_parameters_without_gradient_or_frozen():
     opt.step(closure_of(net, opt))
     assert relative(grads(net), true) < EXACT
     assert torch.equal(spare, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"normalize": False}, {"ascent_steps": 2}, {"step_size_only": True}]
+)
+def test_complex_weights_count_as_pairs_of_real_ones(options):
+    torch.manual_seed(0)
+    start = torch.randn(3, 2, dtype=torch.float64)
+    A = torch.randn(4, 3, dtype=torch.complex128)
+    results = []
+    for pairs in (False, True):
+        w = nn.Parameter(start.clone() if pairs else torch.view_as_complex(start.clone()))
+        opt = SAM(torch.optim.SGD([w], lr=0.1), rho=RHO, **options)
+
+        def closure(w=w, opt=opt, pairs=pairs):
+            opt.zero_grad()
+            loss = (A @ (torch.view_as_complex(w) if pairs else w)).abs().pow(3).sum()
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+        results.append(w.detach() if pairs else torch.view_as_real(w.detach()))
+    assert torch.allclose(*results, rtol=1e-12)
 
 
 def test_sparse_gradients():
