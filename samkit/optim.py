@@ -30,7 +30,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,38 @@ class SAM(Optimizer):
     Sources: Foret et al. 2021; Kwon et al. 2021; sections 2 to 4 of the paper, and the switches of
     its code. Chapter: "Which optimizer do I call, and how?".
     """
+
+    @overload
+    def __init__(
+        self,
+        base: Optimizer,
+        base_optimizer: float | None = ...,  # the radius, where it is the second argument
+        rho: float = ...,
+        *,
+        normalize: bool = ...,
+        adaptive: bool = ...,
+        eta: float = ...,
+        direction: str = ...,
+        ascent_steps: int = ...,
+        ascent_lr: float = ...,
+        random_start: bool = ...,
+        step_size_only: bool = ...,
+        combine: Combine | None = ...,
+        between: tuple[int, int | None] = ...,
+        interval: int = ...,
+        ascent_context: Callable[[], AbstractContextManager] = ...,
+        model: nn.Module | None = ...,
+        generator: torch.Generator | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        base: Iterable[Any],
+        base_optimizer: Callable[..., Optimizer],
+        rho: float = ...,
+        **options: Any,
+    ) -> None: ...
 
     def __init__(
         self,
