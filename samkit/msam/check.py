@@ -54,9 +54,9 @@ DEPENDENT = (
     "losses that are not yet divided by anything of the batch"
 )
 UNSEEN = (
-    "it differs from the loop by {:.1%}: the loss depends on a parameter in a way that the "
-    "rules do not see, such as a derivative by the input, .item() or .data of a parameter, a hook "
-    "on its gradient, or a checkpointed layer that runs again in the backward pass"
+    "it differs from the loop by {:.1%}, most at {!r}: the loss depends on a parameter in a way "
+    "that the rules do not see, such as a derivative by the input, .item() or .data of a "
+    "parameter, a hook on its gradient, or a checkpointed layer that runs again"
 )
 
 #: the summed loss, then the summed gradient of each parameter
@@ -210,7 +210,10 @@ class _Check:
             with passes.Moves()(self.paths.params, deltas):
                 if not _alike(_minus(one(), other()), apart):
                     return
-        raise Unsupported(reason.format(gap))
+        sizes = [0.0 if t is None else float(norm([t])) for t in apart[1:]]
+        most = self.paths.params[sizes.index(max(sizes))]
+        names = [name for name, p in self.paths.model.named_parameters() if p is most]
+        raise Unsupported(reason.format(gap, *names))
 
     @contextmanager
     def timed(self) -> Iterator[Callable[[], float]]:

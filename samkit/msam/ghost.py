@@ -19,13 +19,16 @@ computations", 2015, arXiv:1510.01799); Li et al. (2022, arXiv:2110.05679) named
 and gave the form for sequences. Step 2 is this project's.
 
 Layers are found by the torch functions that they call, not by their class: every call that is given
-a trainable parameter goes through its rule or is refused. So a parameter used twice, or in a way
-without a rule, is seen; and a parameter that reaches the loss unseen (a custom autograd function)
-is given away by its own gradient in the first pass. All of these raise `Unsupported`.
+a trainable parameter, or a view of one, goes through its rule or is refused; and a parameter that
+reaches the loss unseen (a custom autograd function) is given away by its own gradient in the first
+pass. Both raise `Unsupported`. A parameter that is used more than once has the sum over its uses as
+its gradient; there, the gradient of each group is built.
 """
 
 from __future__ import annotations
 
+import sys
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -44,7 +47,8 @@ from samkit import passes
 from samkit.errors import Unsupported
 from samkit.msam.attention import self_attention
 from samkit.msam.batch import Batch, LossFn, leaves, per_example, require_finite
-from samkit.msam.layers import RULES, Call, Site
+from samkit.msam.layers import IN_PLACE, RULES, Call, Lookup, Site, rows_of, squared
+from samkit.msam.views import Use, are_positions, rows_known, use_of, viewed
 from samkit.perturbation import Perturbation
 
 
@@ -90,12 +94,12 @@ def _part(
     """The share of groups of one size, all at once; returns (the losses at w, the bytes held)."""
     noise, before = passes.Noise(params), passes.State([model])
     no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
-    record = Record(params, groups, decays=weight_decay > 0)
+    record = Record(model, params, groups, len(part), decays=weight_decay > 0)
     first = part.copy()
     with no_sync(), _eager(model):
         with record:
             losses = per_example(loss_fn, model, first)
-        bytes = sum(site.bytes for site in record.sites)
+        bytes = record.bytes
         record.backward(losses)
     k = weight_decay * len(part) / groups
     norms = record.squared_norms(k)
@@ -135,65 +139,106 @@ def _stand_in(t: Tensor) -> Tensor:
     return t.detach().requires_grad_(t.is_floating_point())
 
 
+class Located(Unsupported):
+    """A refusal that names the parameters and where they are used."""
+
+
 class _Intercept(TorchFunctionMode, ABC):
     """Every torch function that is given a trainable parameter is visited, or refused."""
 
-    def __init__(self, params: Sequence[Tensor]) -> None:
+    def __init__(self, model: nn.Module, params: Sequence[Tensor], groups: int, rows: int) -> None:
         super().__init__()
+        self.model, self.params, self.groups, self.rows = model, list(params), groups, rows
         self.ids = {id(p) for p in params}
 
     @abstractmethod
     def visit(self, call: Call, rule: type[Site]) -> Tensor: ...
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        self, func: Callable, kinds: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        uses = self.any_in(args) or self.any_in(kwargs.values())
-        if func is F.multi_head_attention_forward and uses:
+        weights = self.among((*args, *kwargs.values()))
+        try:
+            return self.call(func, args, kwargs, weights)
+        except Unsupported as refusal:
+            raise self.located(refusal, weights) from None
+
+    def call(self, func: Callable, args: tuple, kwargs: dict, weights: list[Tensor]) -> Any:
+        if func is F.multi_head_attention_forward and weights:
             with self:
                 return self_attention(*args, **kwargs)
-        if func in RULES and (uses or func is F.batch_norm):
+        if weights and func in IN_PLACE and args[0] is not weights[0]:
+            changed, *rest = args
+            out = self.call(IN_PLACE[func], (changed.clone(), *rest), kwargs, weights)
+            return changed.copy_(out)
+        if weights and args[0] is weights[0] and (out := viewed(func, args, kwargs)) is not None:
+            return out
+        if func in RULES and (weights or func is F.batch_norm):
             signature, rule = RULES[func]
             call = signature(*args, **kwargs)
-            if uses:
-                if self.any_in((call.input, *call.options.values())):
+            if weights:
+                if self.among((call.input, *call.options.values())):
                     raise Unsupported(f"{_name(func)} of a parameter")
+                if rule is Lookup and are_positions(call.input, self.groups, self.rows):
+                    return rows_known(weights[0], lambda w: w[call.input])
                 return self.visit(call, rule)
         out = func(*args, **kwargs)
-        if uses and leaves(out):
+        if weights and leaves(out):
             raise Unsupported(f"there is no rule for {_name(func)} of a parameter")
         return out
 
-    def any_in(self, values: Iterable[Any]) -> bool:
-        return any(
-            id(v) in self.ids or (isinstance(v, tuple | list) and self.any_in(v)) for v in values
-        )
+    def among(self, values: Iterable[Any]) -> list[Tensor]:
+        """The trainable parameters, and views of them, in arguments of a function."""
+        found: list[Tensor] = []
+        for v in values:
+            if isinstance(v, Tensor):
+                found += [v] if use_of(v).base in self.ids else []
+            elif isinstance(v, tuple | list):
+                found += self.among(v)
+        return found
+
+    def located(self, refusal: Unsupported, weights: list[Tensor]) -> Unsupported:
+        """The refusal with the names of the parameters, and of the forward that uses them."""
+        if not weights or isinstance(refusal, Located):
+            return refusal
+        ids = {use_of(w).base for w in weights}
+        names = [repr(name) for name, p in self.model.named_parameters() if id(p) in ids]
+        return Located(f"{refusal} ({', '.join(names)}{_caller()})")
 
 
 class Record(_Intercept):
     """The first pass: a `Site` for each visited call, in the order of the calls."""
 
-    def __init__(self, params: Sequence[Tensor], groups: int, decays: bool) -> None:
-        super().__init__(params)
-        self.params, self.groups, self.decays = list(params), groups, decays
+    def __init__(
+        self, model: nn.Module, params: Sequence[Tensor], groups: int, rows: int, *, decays: bool
+    ) -> None:
+        super().__init__(model, params, groups, rows)
+        self.decays = decays
         self.sites: list[Site] = []
-        self.used: list[tuple[int, ...]] = []  # which parameters, call by call
+        self.uses: list[list[Use]] = []  # of which parameters, call by call
+        self.shared: dict[int, Tensor] = {}  # the parameters that are used more than once
         self.edges: list[GradientEdge] = []
         self.decay: list[_Decaying] = []  # with weight decay, call by call
 
     def visit(self, call: Call, rule: type[Site]) -> Tensor:
-        mine = [p is not None and id(p) in self.ids for p in call.parameters]
-        used = tuple(id(p) for p, own in zip(call.parameters, mine, strict=True) if own)
+        mine = [p is not None and use_of(p).base in self.ids for p in call.parameters]
+        uses = [
+            use_of(p) for p, own in zip(call.parameters, mine, strict=True) if own and p is not None
+        ]
         if not torch.is_grad_enabled():
             raise Unsupported("a parameter used under no_grad")
-        if any(set(used) & set(before) for before in self.used):
-            raise Unsupported("a parameter that is used twice")
         site = rule(call, (mine[0], mine[1]), self.groups)
-        stands_in = call.with_parameters(lambda p: _stand_in(p) if id(p) in self.ids else p)
+        stands_in = call.with_parameters(
+            lambda p: _stand_in(p) if use_of(p).base in self.ids else p
+        )
         z = site.forward(stands_in)
+        before = [other for each in self.uses for other in each]
+        for k, use in enumerate(uses):
+            if any(map(use.overlaps, [*before, *uses[:k]])):
+                self.shared[use.base] = next(p for p in self.params if id(p) == use.base)
         self.sites.append(site)
-        self.used.append(used)
+        self.uses.append(uses)
         self.edges.append(get_gradient_edge(z))
         if self.decays:
             if not site.proportional:
@@ -201,18 +246,24 @@ class Record(_Intercept):
             self.decay.append(_Decaying(stands_in, z.detach(), z._version))
         return z
 
-    def grads(
-        self, loss: Tensor, more: Sequence[Tensor] = (), retain_graph: bool = False
-    ) -> tuple[Tensor | None, ...]:
-        """The gradients of the loss by each call's output, then by the tensors in `more`.
+    @property
+    def bytes(self) -> int:
+        """What the second pass holds for all groups beyond an ordinary pass; after the forward."""
+        shared = sum(2 * self.groups * p.nbytes for p in self.shared.values())
+        return shared + sum(site.bytes for site in self.sites)
+
+    def grads(self, loss: Tensor, retain_graph: bool = False) -> tuple[Tensor | None, ...]:
+        """The gradients of the loss by each call's output.
 
         Weight gradients are not computed, since the stand-ins are not asked for. A parameter itself
         has none unless it came into the graph unseen.
         """
-        wanted: list[Any] = [*self.params, *self.edges, *more]
+        wanted: list[Any] = [*self.params, *self.edges]
         grads = torch.autograd.grad(loss, wanted, allow_unused=True, retain_graph=retain_graph)
         if any(g is not None for g in grads[: len(self.params)]):
-            raise Unsupported("a parameter that reaches the loss past torch's functions")
+            past = [p for p, g in zip(self.params, grads, strict=False) if g is not None]
+            refusal = Unsupported("a parameter that reaches the loss past torch's functions")
+            raise self.located(refusal, past)
         if any(site.a._version != site.version for site in self.sites):
             raise Unsupported("a layer's input that is changed in place")
         return grads[len(self.params) :]
@@ -233,15 +284,15 @@ class Record(_Intercept):
         For the squares of the gradients of examples that are fitted well may underflow. With weight
         decay, which is the larger part there, it is 1.
         """
-        found = [torch.ones(self.groups, device=self.params[0].device)]
+        largest = [torch.ones(self.groups, device=self.params[0].device)]
         if not self.decays:
             rows = [
                 site.by_group(g).flatten(1)
                 for site, g in zip(self.sites, self.gradients, strict=True)
                 if g is not None and g.numel()
             ]
-            found = [g.abs().amax(1) for g in rows] or found
-        unit = reduce(torch.maximum, found)
+            largest = [g.abs().amax(1) for g in rows] or largest
+        unit = reduce(torch.maximum, largest)
         unit = _wide(unit)
         return unit.clamp(min=torch.finfo(unit.dtype).tiny)
 
@@ -256,9 +307,27 @@ class Record(_Intercept):
                     + 2 * k * self.along_weights()
                     + k**2 * sum(_wide(p).square().sum() for p in self.params)
                 )
-            for site in self.sites:
-                if site.reached:
+            summed: dict[int, Tensor] = {}
+            for site, uses in zip(self.sites, self.uses, strict=True):
+                if not site.reached:
+                    continue
+                if not any(use.base in self.shared for use in uses):
                     total = total + site.squared_norms()
+                    continue
+                for use, grad in zip(uses, site.group_grads(), strict=True):
+                    if use.base in self.shared:
+                        whole = use.spread(grad, self.shared[use.base])
+                        before = summed.get(use.base)
+                        summed[use.base] = whole if before is None else before + whole
+                    else:
+                        total = total + squared(grad)
+            for grad in summed.values():
+                total = total + squared(grad)
+            for site, uses in zip(self.sites, self.uses, strict=True):
+                if summed.keys() & {use.base for use in uses}:
+                    site.share(
+                        [use.of(summed[use.base]) if use.base in summed else None for use in uses]
+                    )
         return total.clamp(min=0)  # rounding, where weight decay balances the gradient
 
     def along_weights(self) -> Tensor:
@@ -274,32 +343,36 @@ class Record(_Intercept):
 
     def weighted_gradients(self, s: Tensor) -> list[Tensor | None]:
         """sum_G s_G sum over the group of grad l_i, for each parameter."""
-        found: dict[int, Tensor] = {}
+        summed: dict[int, Tensor] = {}
+        of = {id(p): p for p in self.params}
         for k, (g, first) in enumerate(zip(self.gradients, self.decay, strict=True)):
             if g is not None:
                 stand_ins = [p for p in first.call.parameters if p is not None]
-                weighted = (g * _rows(s, g)).to(g.dtype)
+                weighted = (g * rows_of(s, g)).to(g.dtype)
                 grads = torch.autograd.grad(self.edges[k], stand_ins, weighted, retain_graph=True)
-                found |= zip(self.used[k], grads, strict=True)
+                for use, grad in zip(self.uses[k], grads, strict=True):
+                    whole = grad if use.view is None else use.spread(grad[None], of[use.base])[0]
+                    before = summed.get(use.base)
+                    summed[use.base] = whole if before is None else before + whole
         self.edges.clear()
         self.decay.clear()
         del self.gradients
-        return [found.get(id(p)) for p in self.params]
+        return [summed.get(id(p)) for p in self.params]
 
 
 class Replay(_Intercept):
     """The second pass: the same calls, at each group's own weights (1 + c_G)(w + s_G ...)."""
 
     def __init__(self, record: Record, s: Tensor, c: Tensor) -> None:
-        super().__init__(record.params)
-        self.expected = iter(zip(record.sites, record.used, strict=True))
+        super().__init__(record.model, record.params, record.groups, record.rows)
+        self.expected = iter(zip(record.sites, record.uses, strict=True))
         self.s, self.c = s, c if record.decays else None
 
     def visit(self, call: Call, rule: type[Site]) -> Tensor:
-        site, used = next(self.expected, (None, None))
-        if site is None or used != tuple(id(p) for p in call.parameters if id(p) in self.ids):
+        site, before = next(self.expected, (None, None))
+        if site is None or before != [use_of(p) for p in self.among(call.parameters)]:
             raise Unsupported("a model that calls its layers differently in the second pass")
-        if not site.reached:
+        if not (site.reached or site.shared):
             return site.forward(call)
         s = self.s.to(site.dtype)
         if self.c is None:
@@ -308,11 +381,11 @@ class Replay(_Intercept):
         a = call.input
         if site.shifts:
             z = site.perturbed(call, s)
-            return z + (_rows(self.c, z) * (z - a).detach()).to(z.dtype)
+            return z + (rows_of(self.c, z) * (z - a).detach()).to(z.dtype)
         if a.requires_grad:
-            a = a + (_rows(self.c, a) * (a - a.detach())).to(a.dtype)
+            a = a + (rows_of(self.c, a) * (a - a.detach())).to(a.dtype)
         z = site.perturbed(replace(call, input=a), s)
-        return z + (_rows(self.c, z) * z.detach()).to(z.dtype)
+        return z + (rows_of(self.c, z) * z.detach()).to(z.dtype)
 
 
 @dataclass
@@ -324,15 +397,21 @@ class _Decaying:
     version: int
 
 
-def _rows(per_group: Tensor, x: Tensor) -> Tensor:
-    """(G,) -> (rows, 1, ...), each group's number for its rows of x."""
-    rows = per_group.repeat_interleave(len(x) // len(per_group))
-    return rows.view(-1, *[1] * (x.dim() - 1))
-
-
 def _wide(x: Tensor) -> Tensor:
     """x in float32 or more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _caller() -> str:
+    """The innermost forward of a module that is not torch's own, as " in GPT.forward"."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        owner, name = frame.f_locals.get("self"), frame.f_code.co_name
+        own = isinstance(owner, nn.Module) and not type(owner).__module__.startswith("torch.")
+        if own and name not in ("_call_impl", "_wrapped_call_impl", "__call__"):
+            return f" in {type(owner).__qualname__}.{name}"
+        frame = frame.f_back
+    return ""
 
 
 def _name(func: Callable) -> str:

@@ -27,11 +27,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.grad import conv1d_weight, conv2d_weight
+from torch import Tensor
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from samkit.errors import Undefined, Unsupported
 from samkit.msam import cost
+from samkit.msam.views import is_weight, viewed
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,21 @@ class Site(ABC):
         self.version = self.a._version
         self.shifts = False  # whether it is z - a that is proportional
         self.reached = False  # whether the loss depends on z; if so g is its gradient by z
+        self.shared = False  # whether its parameters move with other calls' gradients as well
         #: whether z is proportional to (w, bias): then c w moves z by c z
         self.proportional = moves == tuple(p is not None for p in call.parameters) and moves[0]
         #: of norms and moves: squares of small numbers are 0 in half precision
         dtype = next(p.dtype for p in call.parameters if p is not None)
         self.dtype = torch.promote_types(dtype, torch.float32)
         if not self.a.dim() or self.a.shape[0] % groups:
-            raise Unsupported(f"an input of shape {tuple(self.a.shape)} has not the batch first")
+            raise Unsupported(
+                f"an input of shape {tuple(self.a.shape)} does not have the examples in its first "
+                "dimension"
+            )
+        shapes = [
+            p.shape for p, own in zip(call.parameters, moves, strict=True) if own and p is not None
+        ]
+        self.shapes = shapes  # of the parameters that move
 
     def receive(self, g: Tensor | None, unit: Tensor) -> None:
         """Takes the loss's gradient by z, of each group in a unit of its own, (G,)."""
@@ -100,6 +109,26 @@ class Site(ABC):
         """
 
     @abstractmethod
+    def group_grads(self) -> list[Tensor]:
+        """Each group's summed gradient, (G, *shape), by the parameters that move."""
+
+    def share(self, grads: list[Tensor | None]) -> None:
+        """Takes, for the parameters that move, the gradient summed over several calls.
+
+        None stands for a parameter whose gradient this call has alone.
+        """
+        self.shared = True
+        for name, grad in zip(self.moving, grads, strict=True):
+            if grad is not None:
+                setattr(self, name, grad)
+
+    @property
+    def moving(self) -> list[str]:
+        """The attributes that hold the gradients of the parameters that move."""
+        names = zip(("weight_grad", "bias_grad"), (self.moves_weight, self.moves_bias), strict=True)
+        return [name for name, moves in names if moves]
+
+    @abstractmethod
     def perturbed(self, call: Call, s: Tensor) -> Tensor:
         """f(a'; w + s_G * gradient of the group), s of shape (G,)."""
 
@@ -121,6 +150,7 @@ class Product(Site):
     weight_grad: Tensor | None = None  # (G, *weight.shape)
     bias_grad: Tensor | None = None  # (G, q)
     gram: bool
+    has_gram = True
 
     @abstractmethod
     def rows_in(self, a: Tensor) -> Tensor: ...
@@ -141,7 +171,7 @@ class Product(Site):
     def forward(self, call: Call) -> Tensor:
         z = call.function(call.input, call.weight, call.bias, **call.options)
         N, p, q, c = self.sizes(call, z)
-        self.gram = cost.gram_is_cheaper(N, p, q, patches=self.patches(call))
+        self.gram = self.has_gram and cost.gram_is_cheaper(N, p, q, patches=self.patches(call))
         held = cost.gram_numbers(N, p, q) if self.gram else cost.weight_numbers(p, q)
         self.held = self.groups * c * held * z.element_size()
         return z
@@ -163,15 +193,17 @@ class Product(Site):
             del self.a, self.g
             K = self.kernel(self.a_rows) * _inner(self.g_rows, self.g_rows)
             return K.sum((1, 2, 3))
-        total = self.a.new_zeros(self.groups)
+        grads = self.group_grads()
+        del self.a, self.g
+        return torch.stack([squared(grad) for grad in grads]).sum(0)
+
+    def group_grads(self) -> list[Tensor]:
+        self.gram = False
         if self.moves_weight:
             self.weight_grad = self.group_weight_grads()
-            total = total + _squared(self.weight_grad)
         if self.moves_bias:
             self.bias_grad = self.rows_out(self.g).sum(2).flatten(1)
-            total = total + _squared(self.bias_grad)
-        del self.a, self.g
-        return total
+        return [getattr(self, name) for name in self.moving]
 
     def kernel(self, rows: Tensor) -> Tensor:
         """<a'_j, a_i> + 1 (the 1 is the bias), (G, c, N, N)."""
@@ -181,7 +213,7 @@ class Product(Site):
         return K + 1 if self.moves_bias else K
 
     def perturbed(self, call: Call, s: Tensor) -> Tensor:
-        if self.gram:
+        if self.gram and not self.shared:
             z = call.function(call.input, call.weight, call.bias, **call.options)
             with torch.autocast(z.device.type, enabled=False):
                 a = call.input.to(self.dtype)
@@ -189,7 +221,7 @@ class Product(Site):
                 # s may be beyond the numbers of z's type, but not of this one
                 move = _apply(self.kernel(rows) * s.view(-1, 1, 1, 1), self.g_rows)
             return z + self.as_output(move, z).to(z.dtype)
-        weight = _moved(_there(call.weight), self.weight_grad, s)
+        weight = _moved(_given(call.weight), self.weight_grad, s)
         self.weight_grad = None
         bias = None if call.bias is None else _moved(call.bias, self.bias_grad, s)
         return self.product(call, weight, bias)
@@ -234,7 +266,8 @@ class Conv(Product):
 
     def __init__(self, call: Call, moves: tuple[bool, bool], groups: int) -> None:
         super().__init__(call, moves, groups)
-        self.options, self.shape = call.options, _there(call.weight).shape
+        self.options, self.shape = call.options, _given(call.weight).shape
+        self.has_gram = self.dims < 3  # there are no patches in torch for three dimensions
         if call.input.dim() != len(self.shape):
             raise Unsupported("a convolution of an input without a batch dimension")
 
@@ -272,10 +305,14 @@ class Conv(Product):
         return rows.permute(0, 2, 1, 4, 3).reshape(like.shape)
 
     def group_weight_grads(self) -> Tensor:
-        weight_grad = conv2d_weight if self.dims == 2 else conv1d_weight
-        shape = (self.groups * self.shape[0], *self.shape[1:])
-        o = self.options | {"groups": self.groups * self.options["groups"]}
         a, g = self.side_by_side(self.a), self.side_by_side(self.g.to(self.a.dtype))
+        return self.weight_grads_of(a, g)
+
+    def weight_grads_of(self, a: Tensor, g: Tensor) -> Tensor:
+        weight_grad = (conv1d_weight, conv2d_weight, conv3d_weight)[self.dims - 1]
+        shape = (self.groups * self.shape[0], *self.shape[1:])
+        names = (*_GEOMETRY, "groups")
+        o = {k: self.options[k] for k in names} | {"groups": self.groups * self.options["groups"]}
         return weight_grad(a, shape, g, **o).view(self.groups, *self.shape)
 
     def product(self, call: Call, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -290,15 +327,36 @@ class Conv(Product):
         return self.by_group(x).transpose(0, 1).flatten(1, 2)
 
 
+class Transposed(Conv):
+    """A transposed convolution: the linear map that is the convolution's gradient by its input.
+
+    So <g, T(a)> = <conv(g), a>, and the gradient by the weights is that of a convolution of g.
+    """
+
+    def __init__(self, call: Call, moves: tuple[bool, bool], groups: int) -> None:
+        super().__init__(call, moves, groups)
+        self.has_gram = False
+
+    def sizes(self, call: Call, z: Tensor) -> tuple[int, int, int, int]:
+        c = self.options["groups"]
+        N = self.a.shape[0] * self.a.shape[2:].numel() // self.groups
+        return N, self.shape[0] // c, self.shape[1:].numel(), c
+
+    def weight_grads_of(self, a: Tensor, g: Tensor) -> Tensor:
+        return super().weight_grads_of(g, a)
+
+
 class Lookup(Site):
     """An embedding: a product with one-hot rows, kept as (group, token) pairs and their sums."""
+
+    weight_grad: Tensor
 
     def __init__(self, call: Call, moves: tuple[bool, bool], groups: int) -> None:
         super().__init__(call, moves, groups)
         if call.options["max_norm"] is not None or call.options["scale_grad_by_freq"]:
             raise Unsupported("an embedding with max_norm or scale_grad_by_freq")
         self.padding_idx = call.options["padding_idx"]
-        self.size = _there(call.weight).shape[0]
+        self.size = _given(call.weight).shape[0]
 
     def forward(self, call: Call) -> Tensor:
         return call.function(call.input, call.weight, **call.options)
@@ -308,19 +366,30 @@ class Lookup(Site):
             return g
         return g * (self.a != self.padding_idx % self.size).unsqueeze(-1)
 
+    def pairs(self, tokens: Tensor) -> Tensor:
+        """One number for each token of a group, as a vector."""
+        group = torch.arange(self.groups, device=tokens.device)
+        return (self.by_group(tokens).flatten(1) + self.size * group[:, None]).flatten()
+
     def squared_norms(self) -> Tensor:
-        group = torch.arange(self.groups, device=self.a.device)
-        pairs = self.by_group(self.a).flatten(1) + self.size * group[:, None]
-        unique, self.inverse = pairs.flatten().unique(return_inverse=True)
+        unique, self.inverse = self.pairs(self.a).unique(return_inverse=True)
         g = self.learning(self.g).reshape(-1, self.g.shape[-1])
         self.sums = g.new_zeros(len(unique), g.shape[1]).index_add(0, self.inverse, g)
         self.group = torch.div(unique, self.size, rounding_mode="floor")
         return g.new_zeros(self.groups).index_add(0, self.group, self.sums.square().sum(1))
 
+    def group_grads(self) -> list[Tensor]:
+        g = self.learning(self.g).reshape(-1, self.g.shape[-1])
+        grad = g.new_zeros(self.groups * self.size, g.shape[1]).index_add(0, self.pairs(self.a), g)
+        return [grad.view(self.groups, self.size, -1)]
+
     def perturbed(self, call: Call, s: Tensor) -> Tensor:
+        z = call.function(call.input, call.weight, **call.options)
+        if self.shared:
+            rows = self.weight_grad.flatten(0, 1)[self.pairs(call.input)]
+            return z + (rows.view(z.shape) * rows_of(s, z)).to(z.dtype)
         if not torch.equal(call.input, self.a):
             raise Unsupported("an embedding whose tokens depend on the weights")
-        z = call.function(call.input, call.weight, **call.options)
         return z + (self.sums * s[self.group, None])[self.inverse].view(z.shape).to(z.dtype)
 
 
@@ -358,10 +427,9 @@ class Affine(Site):
         self.n = n.detach()
         return self.affine(n, call.weight, call.bias, self.against)
 
-    @staticmethod
-    def affine(n: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple) -> Tensor:
+    def affine(self, n: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple) -> Tensor:
         if weight is None:
-            return n + _there(bias).reshape(shape)
+            return n + _given(bias).reshape(shape)
         if bias is None:
             return n * weight.reshape(shape)
         return torch.addcmul(bias.reshape(shape), n, weight.reshape(shape))
@@ -371,15 +439,24 @@ class Affine(Site):
         return self.by_group(x).sum_to_size(self.groups, 1, *self.against)
 
     def squared_norms(self) -> Tensor:
-        total = self.g.new_zeros(self.groups)
+        grads = self.group_grads()
+        del self.a, self.g, self.n
+        return torch.stack([squared(grad) for grad in grads]).sum(0)
+
+    def slope(self) -> Tensor:
+        """The derivative of each z by its weight."""
+        return self.n
+
+    def group_grads(self) -> list[Tensor]:
         if self.moves_weight:
-            self.weight_grad = self.summed(self.g * self.n)
-            total = total + _squared(self.weight_grad)
+            self.weight_grad = self.summed(self.g * self.slope())
         if self.moves_bias:
             self.bias_grad = self.summed(self.g)
-            total = total + _squared(self.bias_grad)
-        del self.a, self.g, self.n
-        return total
+        grads = (getattr(self, name) for name in self.moving)
+        return [
+            grad.reshape(self.groups, *shape)
+            for grad, shape in zip(grads, self.shapes, strict=True)
+        ]
 
     def perturbed(self, call: Call, s: Tensor) -> Tensor:
         rows = call.input.shape[0] // self.groups
@@ -389,7 +466,8 @@ class Affine(Site):
                 return None
             if not moves:
                 return p.reshape(self.against)
-            p = _moved(p.reshape(1, *self.against), getattr(self, name), s)
+            grad = getattr(self, name).view(self.groups, 1, *self.against)
+            p = _moved(p.reshape(1, *self.against), grad, s)
             return p.expand(-1, rows, *self.against).flatten(0, 1)
 
         n = self.normalized(call)
@@ -418,6 +496,35 @@ class Broadcast(Affine):
         return call.input
 
 
+class Pointwise(Broadcast):
+    """f(a, w) for each number of a and the one of w that belongs to it."""
+
+    def __init__(self, call: Call, moves: tuple[bool, bool], groups: int) -> None:
+        super().__init__(call, moves, groups)
+        self.proportional = False
+
+    def forward(self, call: Call) -> Tensor:
+        self.w = _given(call.weight).detach().reshape(self.against)
+        return super().forward(call)
+
+    def slope(self) -> Tensor:
+        return SLOPES[self.function](self.n, self.w)
+
+    def affine(self, n: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple) -> Tensor:
+        return self.function(n, _given(weight).reshape(shape))
+
+
+def _prelu_of(a: Tensor, w: Tensor) -> Tensor:
+    return torch.where(a > 0, a, w * a)
+
+
+#: the derivative by w of each function of a `Pointwise`
+SLOPES: dict[Callable, Callable[[Tensor, Tensor], Tensor]] = {
+    torch.div: lambda a, w: -a / w.square(),
+    _prelu_of: lambda a, w: a.clamp(max=0),
+}
+
+
 def _inner(x: Tensor, y: Tensor) -> Tensor:
     """<x_i, y_k> of the rows of (..., N, p) and (..., N, p): (..., N, N)."""
     return (x * y).sum(-1, keepdim=True) if x.shape[-2] == 1 else x @ y.mT
@@ -428,9 +535,15 @@ def _apply(K: Tensor, g: Tensor) -> Tensor:
     return K * g if K.shape[-1] == 1 else K @ g
 
 
-def _squared(x: Tensor) -> Tensor:
+def rows_of(per_group: Tensor, x: Tensor) -> Tensor:
+    """(G,) -> (rows, 1, ...), each group's number for its rows of x."""
+    rows = per_group.repeat_interleave(len(x) // len(per_group))
+    return rows.view(-1, *[1] * (x.dim() - 1))
+
+
+def squared(x: Tensor) -> Tensor:
     """||x_G||^2 of (G, ...): (G,)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).square()
+    return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).square()
 
 
 def _moved(p: Tensor, grad: Tensor | None, s: Tensor) -> Tensor:
@@ -441,7 +554,7 @@ def _moved(p: Tensor, grad: Tensor | None, s: Tensor) -> Tensor:
     return torch.addcmul(p.to(grad.dtype), s, grad).to(p.dtype)
 
 
-def _there(p: Tensor | None) -> Tensor:
+def _given(p: Tensor | None) -> Tensor:
     assert p is not None
     return p
 
@@ -479,7 +592,7 @@ def _addmm(input, mat1, mat2, *, beta=1, alpha=1):
 
 def _operands(x, y):
     """(the tensor, the parameter) of two factors or summands."""
-    x, y = (y, x) if isinstance(x, nn.Parameter) else (x, y)
+    x, y = (y, x) if is_weight(x) else (x, y)
     if not isinstance(x, Tensor):
         raise Unsupported("a number times or plus a parameter")
     return x, y
@@ -495,6 +608,36 @@ def _add(input, other, *, alpha=1):
     if alpha != 1:
         raise Unsupported("add of a parameter with a factor alpha")
     return Call(torch.add, a, None, w, {})
+
+
+def _sub(input, other, *, alpha=1):
+    if alpha != 1:
+        raise Unsupported("sub of a parameter with a factor alpha")
+    if is_weight(input):
+        if not isinstance(other, Tensor):
+            raise Unsupported("a number minus a parameter, or a parameter minus a number")
+        return Call(torch.add, -other, None, input, {})
+    return Call(torch.add, input, None, viewed(torch.neg, (other,), {}), {})
+
+
+def _div(input, other, *, rounding_mode=None):
+    a, w = _operands(input, other)
+    if w is not other or rounding_mode is not None:
+        raise Unsupported("a quotient that is not of a tensor by a parameter")
+    return Call(torch.div, a, w, None, {})
+
+
+def _prelu(input, weight):
+    if weight.numel() > 1:
+        weight = viewed(Tensor.reshape, (weight, -1, *[1] * (input.dim() - 2)), {})
+    return Call(_prelu_of, input, weight, None, {})
+
+
+def _repeat(input, *sizes):
+    sizes = sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
+    if any(n != 1 for n in sizes[1:]):
+        raise Unsupported("a parameter that is repeated in other dimensions than the first")
+    return _expand(input, sizes[0], *[-1] * (len(sizes) - 1))
 
 
 def _expand(input, *sizes):
@@ -515,6 +658,16 @@ def _conv(function):
         padding = 0 if padding == "valid" else padding
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return Call(function, input, weight, bias, options)
+
+    return bind
+
+
+def _conv_transposed(function):
+    def bind(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+        options = {"stride": stride, "padding": padding, "output_padding": output_padding}
+        return Call(
+            function, input, weight, bias, options | {"groups": groups, "dilation": dilation}
+        )
 
     return bind
 
@@ -597,6 +750,14 @@ BATCH_NORM = (
     "own statistics"
 )
 
+#: torch function that changes its first argument -> the one that does not
+IN_PLACE: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    Tensor.add_: torch.add,
+    Tensor.sub_: torch.sub,
+    Tensor.mul_: torch.mul,
+    Tensor.div_: torch.div,
+}
+
 #: torch function -> (its signature, its rule)
 RULES: dict[Callable[..., Any], tuple[Callable[..., Call], type[Site]]] = {
     F.linear: (_linear, Linear),
@@ -608,9 +769,22 @@ RULES: dict[Callable[..., Any], tuple[Callable[..., Call], type[Site]]] = {
     Tensor.mul: (_mul, Broadcast),
     torch.add: (_add, Broadcast),
     Tensor.add: (_add, Broadcast),
+    torch.sub: (_sub, Broadcast),
+    Tensor.sub: (_sub, Broadcast),
+    torch.div: (_div, Pointwise),
+    Tensor.div: (_div, Pointwise),
+    Tensor.__truediv__: (_div, Pointwise),
+    F.prelu: (_prelu, Pointwise),
+    torch.prelu: (_prelu, Pointwise),
+    Tensor.prelu: (_prelu, Pointwise),
     Tensor.expand: (_expand, Broadcast),
+    Tensor.repeat: (_repeat, Broadcast),
     F.conv1d: (_conv(F.conv1d), Conv),
     F.conv2d: (_conv(F.conv2d), Conv),
+    F.conv3d: (_conv(F.conv3d), Conv),
+    F.conv_transpose1d: (_conv_transposed(F.conv_transpose1d), Transposed),
+    F.conv_transpose2d: (_conv_transposed(F.conv_transpose2d), Transposed),
+    F.conv_transpose3d: (_conv_transposed(F.conv_transpose3d), Transposed),
     F.group_norm: (_group_norm, Affine),
     F.layer_norm: (_layer_norm, Affine),
     F.rms_norm: (_rms_norm, Affine),

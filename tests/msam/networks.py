@@ -194,6 +194,151 @@ def with_unused() -> nn.Module:
     return net
 
 
+def tied() -> nn.Module:
+    net = nn.Sequential(nn.Linear(7, 7), nn.Tanh(), nn.Linear(7, 7), nn.Linear(7, CLASSES))
+    net[2].weight = net[0].weight
+    return net
+
+
+class Bert(nn.Module):
+    """As in Hugging Face: positions and token types without a batch, words tied to the decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word, self.position, self.kind = (nn.Embedding(n, D) for n in (V, 9, 2))
+        self.norm, self.out_norm = nn.LayerNorm(D), nn.LayerNorm(D)
+        self.query, self.key, self.value, self.out = (nn.Linear(D, D) for _ in range(4))
+        self.up, self.down = nn.Linear(D, 16), nn.Linear(16, D)
+        self.transform, self.decoder = nn.Linear(D, D), nn.Linear(D, V)
+        self.decoder.weight = self.word.weight
+        self.register_buffer("position_ids", torch.arange(9)[None])
+        self.register_buffer("kinds", torch.zeros(1, 9).long())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        b, T = tokens.shape
+        kind = self.kind(self.kinds[:, :T].expand(b, T))
+        h = self.norm(self.word(tokens) + kind + self.position(self.position_ids[:, :T]))
+        q, k, v = (
+            f(h).view(b, T, 2, -1).transpose(1, 2) for f in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, T, D)
+        h = self.out_norm(h + self.out(mixed))
+        h = h + self.down(F.gelu(self.up(h)))
+        return self.decoder(F.gelu(self.transform(h)))[:, 0, :CLASSES]
+
+
+class NanoGPT(nn.Module):
+    """As in nanoGPT: positions by arange, the embedding tied to the head; as in GPT-2, addmm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(V, D), nn.Embedding(6, D)
+        self.ln1, self.ln2, self.ln3 = (nn.LayerNorm(D, bias=False) for _ in range(3))
+        self.attn, self.proj = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+        self.fc, self.fc_bias = nn.Parameter(torch.randn(D, 16)), nn.Parameter(torch.randn(16))
+        self.out = nn.Linear(16, D)
+        self.head = nn.Linear(D, V, bias=False)
+        self.wte.weight = self.head.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        b, T = tokens.shape
+        x = self.wte(tokens) + self.wpe(torch.arange(T))
+        q, k, v = self.attn(self.ln1(x)).split(D, dim=2)
+        q, k, v = (t.view(b, T, 2, -1).transpose(1, 2) for t in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.proj(y.transpose(1, 2).reshape(b, T, D))
+        h = torch.addmm(self.fc_bias, self.ln2(x).view(-1, D), self.fc)
+        x = x + self.out(F.gelu(h)).view(b, T, D)
+        return self.head(self.ln3(x))[:, -1, :CLASSES]
+
+
+class LucidViT(nn.Module):
+    """As in vit-pytorch of lucidrains: the token repeated, the positions sliced, added in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.LayerNorm(48), nn.Linear(48, D), nn.LayerNorm(D))
+        self.token, self.position = nn.Parameter(torch.randn(D)), nn.Parameter(torch.randn(1, 7, D))
+        self.norm, self.qkv, self.out = (
+            nn.LayerNorm(D),
+            nn.Linear(D, 24, bias=False),
+            nn.Linear(8, D),
+        )
+        self.mlp = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, 16), nn.GELU(), nn.Linear(16, D))
+        self.head = nn.Linear(D, CLASSES)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        b = len(pictures)
+        x = pictures.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(b, 4, 48)
+        x = self.embed(x)
+        x = torch.cat([self.token.view(1, 1, D).repeat(b, 1, 1), x], dim=1)
+        x += self.position[:, : x.shape[1]]
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        x = self.out((q @ k.mT * D**-0.5).softmax(-1) @ v) + x
+        x = self.mlp(x) + x
+        return self.head(x.mean(1))
+
+
+class ConvNeXt(nn.Module):
+    """A block with the official LayerNorm of channels first, and LayerScale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, D, 2, 2), nn.Conv2d(D, D, 3, padding=1, groups=D)
+        self.weight, self.bias = nn.Parameter(torch.rand(D)), nn.Parameter(torch.randn(D))
+        self.norm, self.up, self.down = nn.LayerNorm(D), nn.Linear(D, 16), nn.Linear(16, D)
+        self.gamma, self.head = nn.Parameter(torch.randn(D)), nn.Linear(D, CLASSES)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.stem(pictures)
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
+        x = self.weight[:, None, None] * x + self.bias[:, None, None]
+        h = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        x = x + (self.gamma * self.down(F.gelu(self.up(h)))).permute(0, 3, 1, 2)
+        return self.head(x.mean((2, 3)))
+
+
+class LoRA(nn.Module):
+    """As in loralib: a frozen weight, and a product of two small ones that are transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(9, 7), requires_grad=False)
+        self.A, self.B = nn.Parameter(torch.randn(2, 7)), nn.Parameter(torch.randn(9, 2))
+        self.head = nn.Linear(9, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.linear(x, self.weight) + (x @ self.A.transpose(0, 1) @ self.B.transpose(0, 1)) * 0.5
+        return self.head(z.tanh())
+
+
+def siamese() -> nn.Module:
+    return Forward(
+        lambda s, x: s.b((s.a(x[:, 0]) - s.a(x[:, 1])).square()),
+        a=nn.Sequential(nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 6)),
+        b=nn.Linear(6, CLASSES),
+    )
+
+
+def recurrent() -> nn.Module:
+    """An RNN written with a cell: every weight is used at every step."""
+
+    def how(s: nn.Module, x: Tensor) -> Tensor:
+        h = torch.zeros_like(x[:, 0, :6])
+        for t in range(x.shape[1]):
+            h = (s.a(x[:, t]) + s.c(h)).tanh()
+        return s.b(h)
+
+    return Forward(how, a=nn.Linear(9, 6), b=nn.Linear(6, CLASSES), c=nn.Linear(6, 6))
+
+
+def parts_of_one(s: nn.Module, x: Tensor) -> Tensor:
+    """Slices that have nothing in common, and some that overlap."""
+    q, k = s.w[:14].chunk(2)
+    z = F.linear(x, q, s.bias[:7]) * F.linear(x, k, s.bias[7:]).tanh()
+    return s.b(z + F.linear(x, s.w[10:17]) + F.linear(x, s.w.T[:, 3:10].T) + s.w[16] - s.bias[2:9])
+
+
 #: name -> (network, inputs): those that the ghost path does
 GHOST: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "mlp": (mlp, vector),
@@ -307,6 +452,81 @@ GHOST: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
         ),
         lambda: torch.randn(12, 1, 7),
     ),
+    "BERT": (Bert, tokens),
+    "nanoGPT": (NanoGPT, tokens),
+    "vision transformer of lucidrains": (LucidViT, lambda: torch.randn(12, 3, 8, 8)),
+    "ConvNeXt": (ConvNeXt, lambda: torch.randn(12, 3, 8, 8)),
+    "LoRA": (LoRA, vector),
+    "siamese": (siamese, lambda: torch.randn(12, 2, 9)),
+    "recurrent": (recurrent, signal),
+    "tied weights": (tied, vector),
+    "a layer called twice": (
+        lambda: Forward(
+            lambda s, x: s.b(s.a(s.a(x).tanh())), a=nn.Linear(7, 7), b=nn.Linear(7, CLASSES)
+        ),
+        vector,
+    ),
+    "a convolution called twice": (
+        lambda: Forward(
+            lambda s, x: s.b(s.a(s.a(x)).flatten(1)),
+            a=nn.Conv2d(3, 3, 3, padding=1),
+            b=nn.LazyLinear(CLASSES),
+        ),
+        picture,
+    ),
+    "a scale used twice": (
+        lambda: Forward(
+            lambda s, x: s.b(s.n((s.n(x) * s.t + s.shift).tanh() * s.t) - s.shift),
+            n=nn.LayerNorm(7),
+            t=nn.Parameter(torch.tensor(1.3)),
+            shift=nn.Parameter(torch.randn(7)),
+            b=nn.Linear(7, CLASSES),
+        ),
+        vector,
+    ),
+    "parts of one parameter": (
+        lambda: Forward(
+            parts_of_one,
+            w=nn.Parameter(torch.randn(20, 7)),
+            bias=nn.Parameter(torch.randn(14)),
+            b=nn.Linear(7, CLASSES),
+        ),
+        vector,
+    ),
+    "quotient, difference, PReLU": (
+        lambda: Forward(
+            lambda s, x: s.b((s.shift - s.p(s.a(x)) / s.scale[:, None, None]).flatten(1)),
+            a=nn.Conv2d(3, 4, 2),
+            p=nn.PReLU(4),
+            scale=nn.Parameter(torch.rand(4) + 0.5),
+            shift=nn.Parameter(torch.randn(7)),
+            b=nn.LazyLinear(CLASSES),
+        ),
+        picture,
+    ),
+    "transposed convolutions": (
+        lambda: image(
+            nn.ConvTranspose2d(3, 4, (3, 2), stride=2, padding=(1, 0), output_padding=(1, 0)),
+            nn.Tanh(),
+            nn.ConvTranspose2d(4, 4, 2, dilation=2, groups=2, bias=False),
+        ),
+        picture,
+    ),
+    "convolutions in three dimensions": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 3)),
+            nn.Conv3d(1, 4, (2, 3, 3), stride=(1, 2, 2), padding=1),
+            nn.Tanh(),
+            nn.ConvTranspose3d(4, 2, 2, groups=2),
+            nn.Flatten(),
+            nn.LazyLinear(CLASSES),
+        ),
+        picture,
+    ),
+    "convolutions in one dimension, transposed": (
+        lambda: nn.Sequential(nn.ConvTranspose1d(3, 4, 3, 2), nn.Flatten(), nn.LazyLinear(CLASSES)),
+        signal,
+    ),
     "unused parameter": (with_unused, vector),
     "frozen weight": (lambda: frozen(mlp(), "2.weight", "4.weight"), vector),
     "frozen bias": (lambda: frozen(mlp(), "0.bias"), vector),
@@ -325,12 +545,6 @@ GHOST: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
         vector,
     ),
 }
-
-
-def tied() -> nn.Module:
-    net = nn.Sequential(nn.Linear(7, 7), nn.Tanh(), nn.Linear(7, 7), nn.Linear(7, CLASSES))
-    net[2].weight = net[0].weight
-    return net
 
 
 def lstm() -> nn.Module:
@@ -374,10 +588,6 @@ def seen(how: Callable[..., Tensor], reason: str) -> tuple[Callable[[], nn.Modul
 
 #: name -> (network, inputs, why): those that only the loop is right for
 LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
-    "tied weights": (tied, vector, "used twice"),
-    "a layer called twice": seen(lambda s, x: s.b(s.a(s.a(x))), "used twice"),
-    "a product outside of a layer": seen(lambda s, x: s.b(x @ s.a.weight.T), "no rule for"),
-    "a quotient": seen(lambda s, x: s.b(s.a(x) / s.scale), "no rule for div"),
     "a sum with a factor": seen(
         lambda s, x: s.b(torch.add(s.a(x), s.scale, alpha=2)), "a factor alpha"
     ),
@@ -411,7 +621,9 @@ LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
     "checkpointing": seen(
         lambda s, x: s.b(checkpoint(s.a, x, use_reentrant=False)), "fails, where the loop does not"
     ),
-    "examples that mix": seen(lambda s, x: s.b(s.a(x) - s.a(x.mean(0))), "used twice"),
+    "examples that mix": seen(
+        lambda s, x: s.b(s.a(x) - s.a(x.mean(0))), "examples in its first dimension"
+    ),
     "activations that mix": seen(lambda s, x: s.b(s.a(x) - x.mean(0)), "depends on other ones"),
     "activations that mix later": seen(lambda s, x: s.b(s.a(x).cumsum(0)), "depends on other ones"),
     "detached statistics of the batch": seen(
@@ -461,16 +673,6 @@ LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(7, CLASSES))),
         vector,
         "no rule for _weight_norm",
-    ),
-    "transposed convolution": (
-        lambda: image(nn.ConvTranspose2d(3, 4, 3)),
-        picture,
-        "conv_transpose",
-    ),
-    "PReLU": (
-        lambda: nn.Sequential(nn.Linear(7, CLASSES), nn.PReLU()),
-        vector,
-        "no rule for prelu",
     ),
     "instance norm with running statistics": (
         lambda: image(

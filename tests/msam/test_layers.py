@@ -26,7 +26,7 @@ def test_a_product_counts_the_rows_it_has(name, monkeypatch):
     )
     net, x, y = build(GHOST[name])
     params = [p for p in net.parameters() if p.requires_grad]
-    record = Record(params, len(x) // M, decays=False)
+    record = Record(net, params, len(x) // M, len(x), decays=False)
     with record:
         loss = per_example(losses, net, Batch(x, y))
     held = [site.bytes - site.a.nbytes for site in record.sites if isinstance(site, Product)]
@@ -47,7 +47,7 @@ def test_a_product_counts_the_rows_it_has(name, monkeypatch):
 def test_counts_for_the_weight_form(monkeypatch):
     monkeypatch.setattr(cost, "gram_is_cheaper", lambda *_, **__: False)
     net, x, y = build(GHOST["conv"])
-    record = Record(list(net.parameters()), len(x) // M, decays=False)
+    record = Record(net, list(net.parameters()), len(x) // M, len(x), decays=False)
     with record:
         per_example(losses, net, Batch(x, y))
     products = [site for site in record.sites if isinstance(site, Product)]
@@ -108,7 +108,7 @@ def test_a_convolution_of_one_example_is_no_batch(shape, dims):
         lambda s, x: function(x, s.w).flatten(1), w=nn.Parameter(torch.randn(12, 12, *[2] * dims))
     )
     x, y = torch.randn(shape), torch.zeros(12).long()
-    record = Record(list(net.parameters()), 4, decays=False)
+    record = Record(net, list(net.parameters()), 4, 12, decays=False)
     with record, pytest.raises(Unsupported, match="without a batch dimension"):
         per_example(losses, net, Batch(x, y))
 
@@ -116,7 +116,7 @@ def test_a_convolution_of_one_example_is_no_batch(shape, dims):
 @pytest.mark.parametrize("how", [lambda w, x: x + w, lambda w, x: w.expand(12, 7) * x])
 def test_a_parameter_of_every_example_is_no_parameter_of_all(how):
     net = Forward(lambda s, x: how(s.w, x), w=nn.Parameter(torch.randn(12, 7)))
-    record = Record([net.w], 4, decays=False)
+    record = Record(net, [net.w], 4, 12, decays=False)
     with record, pytest.raises(Unsupported, match="a dimension for the examples"):
         net(torch.randn(12, 7))
 

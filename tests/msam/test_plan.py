@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from msam.networks import GHOST, build, losses, tied, two
+from msam.networks import GHOST, LOOP, build, losses, two
 from oracle import dense, grads, relative
 from torch import nn
 
@@ -82,8 +82,8 @@ def test_where_the_loop_is_faster_it_is_taken_and_there_is_nothing_to_check(chec
 
 
 def test_what_is_refused_is_never_tried_again_and_the_user_warned_once(monkeypatch):
-    net, x, y = build((tied, GHOST["mlp"][1]))
-    with pytest.warns(UserWarning, match="each of 4 groups.*used twice") as warned:
+    net, x, y = build(LOOP["weight norm"])
+    with pytest.warns(UserWarning, match="each of 4 groups.*no rule for _weight_norm") as warned:
         msam_grad(net, losses, x, y, rho=0.1, m=3)
         monkeypatch.setattr(Plan, "prepare", None)
         for b in (12, 10):  # also of another shape
