@@ -22,7 +22,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_command_runs_records_and_skips():
     command = [sys.executable, "-m", "samkit", "run", NAME, "--scale", "ci", "--seeds", "0"]
     first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "[3/3] SAM rho=0.3 m=1, seed 0: kinks" in first
+    assert "[3/3] 1-SAM rho=0.3, seed 0: kinks" in first
     assert len(records.runs(NAME, "ci")) == 3
     second = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "3 of 3 runs are recorded already" in second
