@@ -266,6 +266,15 @@ def run_rows(chosen: Iterable[str] = (), again: bool = False) -> list[str]:
     return faults(record)
 
 
+def current(record: Mapping[str, Any]) -> set[str]:
+    """The mutants that were run on today's code."""
+    return {
+        id_
+        for id_, mutant in catalogue().items()
+        if id_ in record and record[id_]["fingerprint"] == fingerprint(mutant)
+    }
+
+
 def faults(record: Mapping[str, Any]) -> list[str]:
     """What is wrong with a record: sentences, none if every row has a mutant that turned it."""
     wrong: list[str] = []

@@ -48,18 +48,20 @@ class MutantsDirective(SphinxDirective):
     def run(self):
         found, catalogue = mutants.load()["rows"], mutants.catalogue()
         ledger = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
-        if missing := [id_ for id_ in catalogue if id_ not in found]:
-            raise self.error(
-                f"results/mutants.json lacks {', '.join(missing)}: python -m tools.mutants rows"
-            )
+        waiting = [id_ for id_ in catalogue if id_ not in found]
+        current = mutants.current(found)
         today = reports()
 
         def link(row: str) -> str:
             return f'<a href="{ledger}#{anchor(row)}"><code>{html.escape(row)}</code></a>'
 
-        lines, turned = [], {}
+        lines, turned, known = [], {}, set(claims.ledger())
         for id_, mutant in catalogue.items():
+            if id_ in waiting:
+                continue
             rows = [(row, e) for row, e in found[id_]["rows"].items() if e["red"]]
+            rows = [(row, e) for row, e in rows if row in known]
+            since = "" if id_ in current else " <em>(run on earlier code)</em>"
             for row, _ in rows:
                 turned.setdefault(row, []).append(mutant)
             for number, (row, entry) in enumerate(rows):
@@ -67,7 +69,8 @@ class MutantsDirective(SphinxDirective):
                 if number == 0:
                     head = (
                         f'<th scope="rowgroup" rowspan="{len(rows)}" id="mutant-{anchor(id_)}">'
-                        f"{html.escape(mutant.fault)} <code>{html.escape(mutant.file)}</code></th>"
+                        f"{html.escape(mutant.fault)} <code>{html.escape(mutant.file)}</code>"
+                        f"{since}</th>"
                     )
                 lines.append(
                     f"<tr>{head}<td>{link(row)}</td><td>{without(today.get(row))}</td>"
@@ -77,7 +80,8 @@ class MutantsDirective(SphinxDirective):
         left = [row for row in mutants.rows_with_verdict() if row not in turned]
         dates = sorted({entry["date"] for entry in found.values()})
         words = [
-            f"<p>{len(catalogue)} mutants, run from {dates[0]} to {dates[-1]}; {len(turned)} of "
+            f"<p>{len(catalogue) - len(waiting)} of {len(catalogue)} mutants were run, from "
+            f"{dates[0]} to {dates[-1]}, {len(current)} of them on today's code; {len(turned)} of "
             f"{len(turned) + len(left)} rows with a verdict turned red.</p>",
             "<p>Rows that no mutant turned: " + (", ".join(map(link, left)) or "none") + ".</p>",
             "<p>Rows whose formula stands in the chapter and not in samkit, so that only a fault "

@@ -95,7 +95,7 @@ def interval(values: Sequence[float] | pd.Series, *, correlations: bool = False)
     >>> print("{:.3f} to {:.3f}".format(*interval([0.20, 0.21, 0.25])))
     0.154 to 0.286
     >>> print("{:.3f} to {:.3f}".format(*interval([0.9, 0.95, 0.99], correlations=True)))
-    0.733 to 0.994
+    0.453 to 0.998
     """
     x = np.asarray(values, float)
     if correlations and np.ptp(x) > 0:
