@@ -116,9 +116,11 @@ class Writer:
             if role == "cite:t":
                 return ", ".join(f"[{who} ({year})]({where})" for who, year, where in keys)
             return f"({'; '.join(f'[{who}, {year}]({where})' for who, year, where in keys)})"
-        if role not in ("eq", "prf:ref", "ref", "doc", "numref"):
+        if role not in ("eq", "prf:ref", "ref", "doc", "numref", "row"):
             raise BuildFailed(f"book/{self.page}.md: tools/markdown.py does not know {{{role}}}")
         words, target = re.fullmatch(r"(?:(.*?)\s*<)?([^<>]+)>?", content, re.DOTALL).groups()
+        if role == "row":
+            return self.link(claims.find(target).id, words)
         name, address = self.place(target)
         return f"[{words or name}]({address})"
 
@@ -175,9 +177,10 @@ class Writer:
         said = f"{self.inline(claim.statement)} {self.link(id_)}".replace("|", r"\|")
         return f"| {said} | {here} | **{verdict}** |"
 
-    def link(self, id_: str) -> str:
+    def link(self, id_: str, words: str | None = None) -> str:
+        """To a row of the ledger."""
         anchor = f"claim-{id_}".lower().replace(".", "-")
-        return f"[`{id_}`]({site()}/book/ledger.html#{anchor})"
+        return f"[{words or f'`{id_}`'}]({site()}/book/ledger.html#{anchor})"
 
 
 def quoted(text: str) -> str:
