@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(elsewhere, monkeypatch, capsys):
     damaged.write_bytes(b"PK")
     assert main(["run", "fig01_perturbations", "--match", "^ERM"]) == 2
     error = capsys.readouterr().err
-    assert f"{damaged} is no whole checkpoint" in error and "delete it" in error
+    assert f"{damaged} is damaged or no checkpoint" in error and "delete it" in error
 
 
 @pytest.mark.parametrize("seeds", ["a", "-5"])
