@@ -129,7 +129,8 @@ def every_figure_has_a_caption_and_leads_to_its_code(page):
     captions = page.locator(".figure-caption[id]")
     assert captions.count() == drawings.count()
     for caption in captions.all():
-        cell = page.locator("div.cell", has=caption)
+        own = page.locator(f"[id='{caption.get_attribute('id')}']")
+        cell = page.locator("div.cell", has=own)
         code = cell.locator("details.code-fold.source, .tag_teach .cell_input").first
         assert re.search(r"figures\.show\(|draw\(", code.text_content())
         if summary := code.locator("> summary").all():
