@@ -58,7 +58,7 @@ def places() -> dict[str, tuple[str, str]]:
                 name = f"{kind.title()} {number}{kinds[kind]}"
                 found[label[1]] = (name, f"{address}#{label[1]}")
         for count, label in enumerate(re.findall(r"\$\$ \(([\w-]+)\)$", text, re.MULTILINE), 1):
-            found[label] = (f"({number}{count})", f"{address}#equation-{label}")
+            found[label] = (f"({number}{count})", f"{address}#equation-{label.lower()}")
         for label, heading in re.findall(r"^\(([\w-]+)\)=\n+#+ (.+)$", text, re.MULTILINE):
             found[label] = (heading, f"{address}#{label}")
     return found

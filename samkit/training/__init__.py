@@ -2,7 +2,8 @@
 
 Any network, with schedules, switches of method, checkpoints and records of each epoch:
 
-- :func:`~samkit.training.fit.fit`: the loop, and :class:`~samkit.training.recipe.Recipe`, its settings
+- :func:`~samkit.training.fit.fit`: the loop, with its settings
+  (:class:`~samkit.training.recipe.Recipe`)
 - :mod:`~samkit.training.evaluation`: losses and errors of a network on sets of examples
 - :mod:`~samkit.training.checkpoint`: the state of a training on disk
 - :mod:`~samkit.training.cuda_graph`: its steps on a GPU

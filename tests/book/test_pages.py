@@ -132,7 +132,7 @@ def every_figure_has_a_caption_and_leads_to_its_code(page):
         own = page.locator(f"[id='{caption.get_attribute('id')}']")
         cell = page.locator("div.cell", has=own)
         code = cell.locator("details.code-fold.source, .tag_teach .cell_input").first
-        assert re.search(r"figures\.show\(|draw\(", code.text_content())
+        assert re.search(r"figures\.show\(|draw\(|law\.\w+\(", code.text_content())
         if summary := code.locator("> summary").all():
             summary[0].focus()
             page.keyboard.press("Enter")
