@@ -38,8 +38,7 @@ def test_conda_and_binder_get_what_pip_gets():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, by_pip = environment["dependencies"]
     assert (environment["name"], pip) == ("samkit", "pip")
-    cpu = "--extra-index-url https://download.pytorch.org/whl/cpu"
-    assert by_pip == {"pip": [cpu, "-c constraints.txt", "-e .[book]"]}
+    assert by_pip == {"pip": ["-c constraints.txt", "-e .[book]"]}
     assert "book" in PROJECT["optional-dependencies"]
     version = python.removeprefix("python=")  # an exact one, as Binder wants it
     assert SpecifierSet(PROJECT["requires-python"]).contains(version)
