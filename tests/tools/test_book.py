@@ -331,6 +331,7 @@ def project(tmp_path):
     (tmp_path / "book" / "index.md").write_text("# Start\n\n" + 50 * "word ")
     page = PAGE.replace("CODE", "import time; time.sleep(1); print(6 * 7)")
     (tmp_path / "book" / "01-page.md").write_text(page + 50 * "word ")
+    shutil.copy(tree.ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "404.html").write_text("")
     (tmp_path / "_toc.yml").write_text(
         "format: jb-book\nroot: book/index\nparts: [{chapters: [{file: book/01-page}]}]\n"
