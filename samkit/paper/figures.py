@@ -1,4 +1,7 @@
-"""One style for every figure: one colour a method, readable in light and dark, with alt text."""
+"""One style for every figure: one colour a method, readable in light and dark, with alt text.
+
+And one for every table of numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's own text colour in a drawing
@@ -106,3 +110,54 @@ def show(figure: Figure, alt: str) -> Picture:
 def _rounded(path: re.Match) -> str:
     """Coordinates to a hundredth of a point, which no eye tells from more."""
     return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
+
+
+class Table:
+    """Numbers in rows: an HTML table with its caption on a page, plain text in a console."""
+
+    def __init__(self, rows: pd.DataFrame, caption: str) -> None:
+        self.rows, self.caption = rows, caption
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col">{_cell(name)}</th>' for name in self.rows)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>"
+            for row in self.rows.itertuples(index=False)
+        )
+        words = html.escape(self.caption, quote=True)
+        return (
+            f'<div class="samkit-table" tabindex="0" role="region" aria-label="{words}"><table>'
+            f"<caption>{words}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table></div>"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.caption}\n{self.rows.to_string(index=False)}"
+
+
+def table(rows: Any, caption: str) -> Table:
+    """A table as the last value of a cell, from all that ``pandas.DataFrame`` takes.
+
+    The columns' names are the headings. A float stands with three leading digits: hand over
+    text, such as "0.258 ± 0.006", where other digits are wanted. ``caption`` says what
+    the numbers are or what they show; ValueError if it is shorter than a sentence.
+    """
+    if len(caption.split()) < 4:
+        raise ValueError(f"caption={caption!r}: say in a sentence what the table shows")
+    frame = pd.DataFrame(rows)
+    return Table(frame.map(_text).rename(columns=str), caption)
+
+
+def _text(value: Any) -> str:
+    """A cell: three digits of a float, a dash for what is missing."""
+    if value is None or value is pd.NA or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.3g}"
+    return str(value)
+
+
+def _cell(text: str) -> str:
+    """HTML of a cell or a heading: underscores are spaces, a hyphen before a number is a minus."""
+    words = {"rho": "ρ", "alpha": "α", "gamma": "γ", "theta": "θ"}.get(text, text)
+    return re.sub(r"(?<!\w)-(?=\.?\d)", "−", html.escape(words.replace("_", " ")))

@@ -71,3 +71,26 @@ def luminance(color):
 def test_every_colour_stands_out_on_a_light_and_a_dark_page(method, page):
     light, dark = sorted([luminance(figures.COLORS[method]), luminance(page)], reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+def test_a_table_has_its_caption_its_headings_and_every_cell():
+    rows = {"m": [1, 16], "test_error": ["0.258 ± 0.006", "-"], "gain": [-0.01234, float("nan")]}
+    found = figures.table(rows, "Smaller groups have <less> error.")
+    root = ET.fromstring(found._repr_html_())
+    assert root.find("table/caption").text == "Smaller groups have <less> error."
+    heads = root.findall("table/thead/tr/th")
+    assert [head.text for head in heads] == ["m", "test error", "gain"]
+    assert all(head.get("scope") == "col" for head in heads)
+    cells = [[cell.text for cell in row] for row in root.findall("table/tbody/tr")]
+    assert cells == [["1", "0.258 ± 0.006", "−0.0123"], ["16", "-", "–"]]
+    assert root.get("tabindex") == "0" and root.get("aria-label").startswith("Smaller groups")
+
+
+def test_a_console_shows_a_table_as_text():
+    text = repr(figures.table({"m": [1], "gain": [0.5]}, "One row of two numbers."))
+    assert text.splitlines()[0] == "One row of two numbers." and "0.5" in text.splitlines()[-1]
+
+
+def test_a_table_without_words_is_refused():
+    with pytest.raises(ValueError, match="say in a sentence"):
+        figures.table({"m": [1]}, "a table")
