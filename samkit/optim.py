@@ -15,6 +15,8 @@ gradient. The members of the family differ in where delta comes from:
     SAM's step size alone       step_size_only=True
     SAM for a part of training  between=(first, last), interval=k
     GSAM, WSAM                  combine=perturbation.gsam, perturbation.wsam
+    LookSAM                     interval=k, reuse=alpha
+    Friendly SAM                friendly=decay
     SAM on normalization alone  SAM(SGD(normalization_groups(model, rho=0.5), lr=...), rho=0)
     m-SAM with m = b / ranks    ascent_context=ddp_model.no_sync
     m-SAM with any m            samkit.msam_grad, then the base optimizer's own step
@@ -142,7 +144,12 @@ class SAM(Optimizer):
         between: (first, last): SAM in the steps first <= t < last, the base optimizer's plain
             step in all others. None as last: to the end.
         interval: SAM in every such step of those, the plain step in the others.
-        ascent_context: a context manager for the passes that find delta.
+        reuse: alpha > 0: the steps between take `perturbation.looksam` in place of the plain
+            gradient (LookSAM).
+        friendly: the decay in (0, 1) of the mean that the move leaves out, see
+            `perturbation.friendly`; it goes over the gradients at w of the SAM steps.
+        ascent_context: a context manager for the passes that find delta. Not for what needs one
+            gradient at w on all ranks: combine, step_size_only, reuse, friendly.
         model: whose buffers and numbers are to change once a step. By default those of the modules
             called in the first step, with all that belongs to them later, and of compiled ones that
             have the weights. Pass it if it is first called in a later step.
@@ -183,6 +190,8 @@ class SAM(Optimizer):
         combine: Combine | None = ...,
         between: tuple[int, int | None] = ...,
         interval: int = ...,
+        reuse: float | None = ...,
+        friendly: float | None = ...,
         ascent_context: Callable[[], AbstractContextManager] = ...,
         model: nn.Module | None = ...,
         generator: torch.Generator | None = ...,
@@ -214,6 +223,8 @@ class SAM(Optimizer):
         combine: Combine | None = None,
         between: tuple[int, int | None] = (0, None),
         interval: int = 1,
+        reuse: float | None = None,
+        friendly: float | None = None,
         ascent_context: Callable[[], AbstractContextManager] = nullcontext,
         model: nn.Module | None = None,
         generator: torch.Generator | None = None,
@@ -234,15 +245,27 @@ class SAM(Optimizer):
         random = direction != "gradient"
         if step_size_only:
             combine = perturbation.step_size_only
-        if random and (ascent_steps > 1 or random_start or combine or not normalize):
+        variant = combine is not None or reuse is not None or friendly is not None
+        if random and (ascent_steps > 1 or random_start or variant or not normalize):
             raise ValueError("a random direction takes no gradient, so no option of an ascent")
+        if variant and random_start:
+            raise ValueError("with random_start no pass is at w, where this option has a gradient")
+        if variant and ascent_context is not nullcontext:
+            raise ValueError(
+                "with an ascent_context every rank has a gradient at w of its own, and with this "
+                "option the weights of the ranks would part: leave ascent_context out"
+            )
+        if friendly is not None and ascent_steps > 1:
+            raise ValueError("friendly is for a single ascent step")
         _check_between(between)
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
             raise ValueError(f"interval must be an integer >= 1, not {interval!r}")
-        if not 0 <= eta < float("inf"):
-            raise ValueError(f"eta must be a number >= 0, not {eta}")
-        if not 0 < ascent_lr < float("inf"):
-            raise ValueError(f"ascent_lr must be a number > 0, not {ascent_lr}")
+        if reuse is not None and interval == 1:
+            raise ValueError("reuse is for the steps between those of SAM: set interval > 1")
+        _check_number("eta", eta, eta >= 0, ">= 0")
+        _check_number("ascent_lr", ascent_lr, ascent_lr > 0, "> 0")
+        _check_number("reuse", reuse, reuse is None or reuse > 0, "> 0")
+        _check_number("friendly", friendly, friendly is None or 0 < friendly < 1, "in (0, 1)")
         if model is not None and not isinstance(model, nn.Module):
             raise ValueError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         self.base = base
@@ -255,12 +278,15 @@ class SAM(Optimizer):
         self.combine = combine
         self.between = between
         self.interval = interval
+        self.reuse = reuse
+        self.friendly = friendly
         self.ascent_context = ascent_context
         self.generator = generator
         self.model = model
         self._called: list[nn.Module] | None = None
         self._moves = passes.Moves()
         self._stepped: list[tuple[weakref.ref[Tensor], int]] = []
+        self._learned: list[tuple[str, Tensor, Tensor | None]] = []
         self._in_place = False
         self._away: _Away | None = None
         self._calls = _Calls(model) if make and model is not None else None
@@ -303,6 +329,7 @@ class SAM(Optimizer):
 
         def remember(*_: object) -> None:
             if (sam := here()) is not None:
+                sam._keep()
                 sam._remember()
 
         self.base.register_load_state_dict_post_hook(share)
@@ -353,12 +380,17 @@ class SAM(Optimizer):
                 "SAM evaluates the loss more than once: call step(closure), with a closure that "
                 "clears the gradients, computes the loss, calls backward and returns the loss"
             )
+        if ascent_closure is not None and (self.combine is not None or self.reuse is not None):
+            raise ValueError(
+                "this option needs the gradient at w of the same examples, not of others"
+            )
         now = self._now()
         left = self._clear_stepped(now.weights)
         with torch.enable_grad():
             if not now.active:
                 with self._noticed(now.weights):
                     loss = closure()
+                self._look(now)
             elif self.direction != "gradient":
                 rule = getattr(perturbation, self.direction)
                 delta = rule(now.weights, now.radii, self.generator)
@@ -376,11 +408,12 @@ class SAM(Optimizer):
         pairs = [(p, g) for g in self.param_groups for p in g["params"] if p.requires_grad]
         weights, rho = [p for p, _ in pairs], [float(g["rho"]) for _, g in pairs]
         first, last = self.between
-        active = first <= self.steps and (last is None or self.steps < last) and any(rho)
-        if active := active and (self.steps - first) % self.interval == 0:
+        inside = first <= self.steps and (last is None or self.steps < last) and any(rho)
+        if active := inside and (self.steps - first) % self.interval == 0:
             _check_weights(weights)
         signs = [-1.0 if g.get("maximize") else 1.0 for _, g in pairs]
-        return _Now(weights, rho, signs, perturbation.radii(weights, rho, self.eta), active)
+        self._learned = []
+        return _Now(weights, rho, signs, perturbation.radii(weights, rho, self.eta), inside, active)
 
     def _sam(
         self,
@@ -428,25 +461,54 @@ class SAM(Optimizer):
                 first = self._kept(weights)
             if not last:
                 delta, factor, mark = self._ascend(now, delta, scaler)
-        self._finish(weights, first, mark, scaler)
+        self._finish(now, first, mark, scaler)
         return losses[0]
 
     def _kept(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
         """A copy of the gradients at w, for who combines them with those at w + delta."""
-        if self.combine is None:
+        if self.combine is None and self.reuse is None:
             return []
         return [None if p.grad is None else p.grad.clone() for p in weights]
 
+    @torch.no_grad()
+    def _look(self, now: _Now) -> None:
+        """LookSAM's gradient, in a step that is not of SAM but lies between two that are."""
+        if self.reuse is not None and now.inside:
+            grads = [p.grad for p in now.weights]
+            grads = perturbation.looksam(grads, self._known("sam_part", now), self.reuse)
+            for p, g in zip(now.weights, grads, strict=True):
+                p.grad = g
+
+    def _known(self, name: str, now: _Now) -> list[Tensor | None]:
+        """What was learned in earlier steps, for each of the weights."""
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise ValueError("friendly and reuse change a memory, which no CUDA graph can record")
+        return [self.state.get(p, {}).get(name) for p in now.weights]
+
+    def _learn(self, name: str, now: _Now, values: perturbation.Tensors) -> None:
+        self._learned += [(name, p, v) for p, v in zip(now.weights, values, strict=True)]
+
+    def _keep(self) -> None:
+        """Keeps what was learned, where the base optimizer keeps its own, once it has stepped."""
+        for name, p, value in self._learned:
+            if value is not None and p.grad is not None:
+                self.state[p][name] = value
+        self._learned = []
+
+    @torch.no_grad()
     def _finish(
         self,
-        weights: Sequence[Tensor],
+        now: _Now,
         first: Sequence[Tensor | None],
         mark: Tensor,
         scaler: GradScaler | None,
     ) -> None:
         """Combines the two gradients, and looks for inf and nan or leaves that to the scaler."""
+        weights = now.weights
+        second = [p.grad for p in weights]
+        if self.reuse is not None:
+            self._learn("sam_part", now, perturbation.orthogonal(second, first))
         if self.combine is not None:
-            second = [p.grad for p in weights]
             for p, g in zip(weights, self.combine(first, second), strict=True):
                 p.grad = g
         grads = [p.grad for p in weights]
@@ -508,7 +570,7 @@ class SAM(Optimizer):
             around.enter_context(self._moves(now.weights, delta, factor))
         self._in_place = False
         self._clear(now.weights)
-        self._away = _Away(around, now.weights, first, mark, now.active)
+        self._away = _Away(around, now, first, mark)
 
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False, *, scaler: GradScaler | None = None) -> None:
@@ -521,12 +583,14 @@ class SAM(Optimizer):
         if away is None:
             raise ValueError("call first_step before second_step")
         away.around.close()
-        if all(p.grad is None for p in away.weights):
+        if all(p.grad is None for p in away.now.weights):
             raise ValueError(
                 "call backward on the loss once more between first_step and second_step"
             )
-        if away.active:
-            self._finish(away.weights, away.first, away.mark, scaler)
+        if away.now.active:
+            self._finish(away.now, away.first, away.mark, scaler)
+        else:
+            self._look(away.now)
         self._take(scaler)
         self.steps += 1
         if zero_grad:
@@ -592,6 +656,10 @@ class SAM(Optimizer):
         if min(now.signs) < 0:
             grads = perturbation.times(grads, now.signs)
         scale = 1.0 if scaler is None else scaler.get_scale()  # which they are multiplied by
+        if self.friendly is not None:
+            grads, scale = perturbation.times(grads, 1.0 / scale), 1.0
+            grads, mean = perturbation.friendly(grads, self._known("sam_mean", now), self.friendly)
+            self._learn("sam_mean", now, mean)
         radii, single = now.radii, self.ascent_steps == 1 and not self.random_start
         if single and perturbation.one(radii):
             if self.normalize:
@@ -616,7 +684,7 @@ class SAM(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Everything, the base optimizer included (but not a scheduler's wrapper of `step`)."""
         kept = {k: v for k, v in self.__dict__.items() if k != "step"}
-        return kept | {"_called": None, "_moves": passes.Moves(), "_stepped": []}
+        return kept | {"_called": None, "_moves": passes.Moves(), "_stepped": [], "_learned": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -726,12 +794,16 @@ def _is_zero(lr: Any) -> bool:
 
 @dataclass
 class _Now:
-    """One step's weights, with an entry for each: rho, -1 where its objective is climbed, T."""
+    """One step's weights, with an entry for each: rho, -1 where its objective is climbed, T.
+
+    inside: whether the step is in the range of SAM, active: whether it is one of SAM's.
+    """
 
     weights: list[Tensor]
     rho: list[float]
     signs: list[float]
     radii: perturbation.Radii
+    inside: bool
     active: bool
 
 
@@ -740,10 +812,9 @@ class _Away:
     """What `second_step` has to know of `first_step`; `around` puts the weights back."""
 
     around: ExitStack
-    weights: list[Tensor]
+    now: _Now
     first: list[Tensor | None]
     mark: Tensor
-    active: bool
 
 
 class _Calls:
@@ -864,6 +935,12 @@ def _check_base(base: Optimizer) -> None:
             f"{type(base).__name__} has a rho of its own in its groups, where SAM's has to be: "
             "use another base optimizer"
         )
+
+
+def _check_number(name: str, value: Any, fits: bool, where: str) -> None:
+    """ValueError for an option that is not a finite number where it should be."""
+    if not fits or value == float("inf"):
+        raise ValueError(f"{name} must be a number {where}, not {value}")
 
 
 def _check_radius(rho: Any) -> None:

@@ -340,19 +340,23 @@ def added(a: Tensors, b: Tensors, factor: float | Tensor) -> list[Tensor | None]
     return [x if x is None or y is None else x + y for x, y in pairs]
 
 
+def orthogonal(a: Tensors, b: Tensors) -> list[Tensor | None]:
+    """What of a is orthogonal to b: a - <a, u> u with u = b / ||b||; all of a where b = 0."""
+    u = times(b, inverse(norm(b)))
+    return added(a, u, -inner(a, u))
+
+
 def gsam(grads: Tensors, sam_grads: Tensors, alpha: float) -> list[Tensor | None]:
     r"""GSAM: :math:`g_s - \alpha g_\perp`, with g_perp what of g is orthogonal to SAM's g_s.
 
     It descends on the perturbed loss, and on its gap to the loss without changing the former to
     first order. Source: Zhuang et al. 2022, "Surrogate gap minimization improves sharpness-aware
-    training", algorithm 1.
+    training", algorithm 1; their schedule of rho is a schedule of the group's "rho".
 
     >>> gsam([torch.tensor([1.0, 1.0])], [torch.tensor([2.0, 0.0])], alpha=0.5)
     [tensor([ 2.0000, -0.5000])]
     """
-    along = inner(grads, sam_grads) * inverse(inner(sam_grads, sam_grads))
-    orthogonal = added(grads, sam_grads, -along)
-    return added(sam_grads, orthogonal, -alpha)
+    return added(sam_grads, orthogonal(grads, sam_grads), -alpha)
 
 
 def wsam(grads: Tensors, sam_grads: Tensors, gamma: float) -> list[Tensor | None]:
@@ -360,10 +364,45 @@ def wsam(grads: Tensors, sam_grads: Tensors, gamma: float) -> list[Tensor | None
 
     Source: Yue et al. 2023, "Sharpness-aware minimization revisited: weighted sharpness as a
     regularization term", equation 4, with the momentum and the decay of the base optimizer for both
-    terms (their algorithm takes the second one apart).
+    terms. Their algorithm keeps the second term out of the base optimizer, and adds it to the
+    weights times the learning rate: the same where the base is SGD without momentum.
 
     >>> wsam([torch.tensor([1.0])], [torch.tensor([2.0])], gamma=0.75)
     [tensor([4.])]
     """
     weight = gamma / (1 - gamma)
     return added(times(sam_grads, weight), grads, 1 - weight)
+
+
+def looksam(grads: Tensors, part: Tensors, alpha: float) -> list[Tensor | None]:
+    r"""LookSAM between two SAM steps: :math:`g + \alpha \lVert g\rVert\, g_v / \lVert g_v\rVert`.
+
+    g_v is what of the last SAM gradient was orthogonal to the plain one of that step, see
+    :func:`orthogonal`; it changes slowly. Source: Liu et al. 2022, "Towards efficient and scalable
+    sharpness-aware minimization", algorithm 1, with the norms over all parameters together.
+
+    >>> looksam([torch.tensor([3.0, 4.0])], [torch.tensor([0.0, 2.0])], alpha=0.5)
+    [tensor([3.0000, 6.5000])]
+    """
+    return added(grads, part, alpha * norm(grads) * inverse(norm(part)))
+
+
+def friendly(
+    grads: Tensors, mean: Tensors, decay: float
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    r"""Friendly SAM: the direction :math:`g - m`, with m the running mean of the gradients, and m.
+
+    :math:`m \leftarrow \lambda m + (1 - \lambda) g` first, lambda the `decay`, from m = 0. The mean
+    stands for the gradient of all examples, so the rest is the noise of the batch. Source:
+    Li et al. 2024, "Friendly sharpness-aware minimization", algorithm 1, with sigma = 1 as in their
+    experiments.
+
+    >>> friendly([torch.tensor([1.0, 3.0])], [torch.tensor([1.0, 1.0])], decay=0.5)
+    ([tensor([0., 1.])], [tensor([1., 2.])])
+    """
+    mean = added(times(_dense(grads), 1 - decay), mean, decay)
+    return added(_dense(grads), mean, -1.0), mean
+
+
+def _dense(tensors: Tensors) -> list[Tensor | None]:
+    return [t.to_dense() if t is not None and t.is_sparse else t for t in tensors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from samkit import SAM, NonFinite, msam_grad
+from samkit import SAM, NonFinite, msam_grad, perturbation
 
 RANKS, B, RHO = 2, 12, 0.3
 
@@ -111,6 +112,9 @@ OPTIONS = {
     "ASAM": {"adaptive": True},
     "three ascent steps": {"ascent_steps": 3},
     "step size only": {"step_size_only": True},
+    "GSAM": {"combine": partial(perturbation.gsam, alpha=0.4)},
+    "LookSAM": {"interval": 2, "reuse": 0.7},
+    "Friendly SAM": {"friendly": 0.9},
     "momentum": {},
 }
 

@@ -32,6 +32,8 @@ OPTIONS = {
     "GSAM": {"combine": partial(perturbation.gsam, alpha=0.4)},
     "later": {"between": (2, None)},
     "every third step": {"interval": 3},
+    "LookSAM": {"interval": 3, "reuse": 0.7},
+    "Friendly SAM": {"friendly": 0.9},
     "ERM": {"rho": 0.0},
 }
 
@@ -230,6 +232,152 @@ def test_wsam_by_autograd(gamma):
     objective = loss + gamma / (1 - gamma) * (worst - loss)
     true = dict(zip(w, torch.autograd.grad(objective, list(w.values())), strict=True))
     assert relative(grads(net), true) < EXACT
+
+
+def test_looksam_with_vectors():
+    """g_v by the cosine, as the paper writes it; its length is taken off and put on again."""
+    net, twin, alpha = net_of(), net_of(), 0.7
+    options = {"interval": 3, "between": (1, 8), "reuse": alpha}
+    opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO, **options)
+    part = torch.zeros(())
+    for t in range(10):
+        opt.step(closure_of(net, opt))
+        g, shapes = flat(gradient(twin)), [p.shape for p in twin.parameters()]
+        if t in (1, 4, 7):
+            gs = flat(sam(twin))
+            cosine = g @ gs / (g.norm() * gs.norm())
+            part = gs - gs.norm() * cosine * g / g.norm()
+            assert abs(part @ g) < 1e-12
+            g = gs
+        elif 1 < t < 8:
+            g = g + alpha * g.norm() / part.norm() * part
+        with torch.no_grad():
+            for p, v in zip(twin.parameters(), g.split([s.numel() for s in shapes]), strict=True):
+                p -= 0.1 * v.view_as(p)
+    assert relative(weights(net), weights(twin)) < EXACT
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_friendly_sam_with_vectors(normalize):
+    """The mean as the sum that it is: (1 - decay) sum_i decay^(t - i) g_i."""
+    net, decay, past = net_of(), 0.8, []
+    options = {"friendly": decay, "normalize": normalize}
+    opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO, **options)
+    for t in range(5):
+        g = gradient(net)
+        past.append(flat(g))
+        mean = (1 - decay) * sum(decay ** (t - i) * past[i] for i in range(t + 1))
+        d = past[-1] - mean
+        d = RHO * (d / d.norm() if normalize else d)
+        sizes = [v.numel() for v in g.values()]
+        parts = zip(g, d.split(sizes), strict=True)
+        true = gradient(net, {k: v.view_as(g[k]) for k, v in parts})
+        opt.step(closure_of(net, opt))
+        assert relative(grads(net), true) < EXACT
+
+
+MEMORIES = {"LookSAM": {"interval": 3, "reuse": 0.7}, "Friendly SAM": {"friendly": 0.9}}
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_memory_resumes_bit_for_bit(name, base, tmp_path):
+    def make(seed):
+        net = net_of(seed)
+        return net, SAM(base(net.parameters(), lr=0.05), rho=RHO, **MEMORIES[name])
+
+    net, opt = make(0)
+    for _ in range(4):
+        opt.step(closure_of(net, opt))
+    torch.save((net.state_dict(), opt.state_dict()), tmp_path / "saved.pt")
+    net2, opt2 = make(1)
+    model, state = torch.load(tmp_path / "saved.pt", weights_only=True)
+    net2.load_state_dict(model)
+    opt2.load_state_dict(state)
+    for _ in range(4):
+        opt.step(closure_of(net, opt))
+        opt2.step(closure_of(net2, opt2))
+    assert relative(weights(net), weights(net2)) == 0
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_step_that_is_skipped_leaves_no_memory(name):
+    net = net_of()
+    opt = SAM(torch.optim.SGD(net.parameters(), lr=0.1), rho=RHO, **MEMORIES[name])
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+
+    def closure(x):
+        opt.zero_grad()
+        loss = losses(net(x), Y).mean()
+        scaler.scale(loss).backward()
+        return loss
+
+    opt.step(lambda: closure(X * float("inf")), scaler=scaler)
+    scaler.update()
+    assert not any(opt.state.values())
+    for _ in range(3):
+        opt.step(lambda: closure(X), scaler=scaler)
+        scaler.update()
+    assert all(torch.isfinite(v).all() for s in opt.state.values() for v in s.values())
+    assert len(opt.state) == 4
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_memory_of_sparse_gradients(name):
+    torch.manual_seed(0)
+    weight, results = torch.randn(7, 3, dtype=torch.float64), []
+    for sparse in (True, False):
+        e = nn.Embedding(7, 3, _weight=weight.clone(), sparse=sparse)
+        opt = SAM(torch.optim.SGD(e.parameters(), lr=0.1), rho=RHO, **MEMORIES[name])
+        for tokens in ([1, 1, 4], [4, 0, 1], [2, 2, 6], [3, 0, 1]):
+
+            def closure(e=e, opt=opt, tokens=tokens):
+                opt.zero_grad()
+                loss = e(torch.tensor(tokens)).pow(3).sum()
+                loss.backward()
+                return loss
+
+            opt.step(closure)
+        results.append(e.weight.detach())
+    assert torch.allclose(*results, rtol=1e-12)
+
+
+VARIANTS = [
+    {"combine": partial(perturbation.gsam, alpha=0.4)},
+    {"step_size_only": True},
+    {"friendly": 0.9},
+    {"interval": 2, "reuse": 0.7},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_variants_need_one_gradient_at_w_that_all_share(options):
+    net = net_of()
+    base = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="no pass is at w"):
+        SAM(base, random_start=True, **options)
+    with pytest.raises(ValueError, match="the weights of the ranks would part"):
+        SAM(base, ascent_context=torch.no_grad, **options)
+    opt, before = SAM(base, **options), weights(net)
+    if "friendly" not in options:
+        with pytest.raises(ValueError, match="of the same examples"):
+            opt.step(closure_of(net, opt), closure_of(net, opt, X * 2))
+    assert relative(weights(net), before) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reuse": 0.7}, "interval > 1"),
+        ({"reuse": 0.0, "interval": 2}, "reuse must be a number > 0"),
+        ({"friendly": 1.0}, r"friendly must be a number in \(0, 1\)"),
+        ({"friendly": 0.9, "ascent_steps": 2}, "single ascent step"),
+        ({"friendly": 0.9, "direction": "sphere"}, "a random direction"),
+    ],
+)
+def test_bad_variants(options, message):
+    with pytest.raises(ValueError, match=message):
+        SAM(torch.optim.SGD(net_of().parameters(), lr=0.1), **options)
 
 
 def test_sam_on_the_normalization_layers_alone():
