@@ -22,6 +22,7 @@ import pandas as pd
 
 from samkit.paper import records
 from samkit.paper.experiments.frame import frame as table
+from samkit.paper.experiments.frame import interval
 from samkit.paper.experiments.small_networks import Config, Stage, setting
 from samkit.perturbation import Perturbation
 
@@ -250,8 +251,34 @@ def recorded() -> list[dict[str, Any]]:
 
 def frame(task: str) -> pd.DataFrame:
     """The judged runs of a task, one a row: "method", "seed", what was chosen, every metric."""
-    own = [record for record in recorded() if record["config"]["task"] == task]
-    return table(own, setting)
+    path = records.runs_path(NAME, SCALE)
+    return _frame(task, str(path), path.stat().st_size if path.exists() else 0).copy()
+
+
+@cache
+def _frame(task: str, path: str, size: int) -> pd.DataFrame:
+    return table([r for r in recorded() if r["config"]["task"] == task], setting)
+
+
+def gain(task: str, worse: str, better: str, measure: str = "test_error") -> tuple[float, float]:
+    """The interval of a measure of one method minus that of another, paired by seed."""
+    return interval(errors(task, worse, measure) - errors(task, better, measure))
+
+
+def errors(task: str, method: str, measure: str = "test_error") -> pd.Series:
+    """A measure of a method's judged runs, seed -> number; LookupError unless every seed is there.
+
+    A training that diverged counts as :data:`CHANCE`.
+    """
+    found = frame(task)
+    own = found[found["method"] == method] if len(found) else found
+    if missing := {*text()["judged_seeds"]} - {*own.get("seed", ())}:
+        raise LookupError(
+            f"{task}, {method}: {len(missing)} of the judged runs are not recorded: "
+            f"python -m samkit run {NAME} --scale {SCALE}"
+        )
+    measured = own.set_index("seed")[measure].sort_index()
+    return measured.fillna(CHANCE) if measure.endswith("error") else measured
 
 
 def tuned_frame(task: str) -> pd.DataFrame:

@@ -115,6 +115,22 @@ def test_records_of_another_protocol_or_of_changes_are_refused(monkeypatch):
         protocol.recorded()
 
 
+def test_errors_are_by_seed_and_need_every_judged_seed():
+    tune((0.2, 0.1))
+    for k, config in enumerate(protocol.judged([0, 1])):
+        place = {"commit": "abc", "protocol": protocol.digest("few")}
+        metrics = {"test_error": 0.1 * config.seed, "train_loss": None} if k else {"diverged": True}
+        records.append("small_networks", "laptop", config, metrics, seconds=0, data="", place=place)
+        if k == 0:
+            with pytest.raises(
+                LookupError, match="few, ERM: 1 of the judged runs are not recorded"
+            ):
+                protocol.errors("few", "ERM")
+    assert protocol.errors("few", "SAM").tolist() == pytest.approx([0.0, 0.1])
+    assert protocol.errors("few", "ERM").tolist() == pytest.approx([0.9, 0.1])
+    assert protocol.gain("few", "ERM", "SAM")[1] > 0.9
+
+
 def test_tuning_and_judged_seeds_are_apart_and_there_are_ten(monkeypatch):
     monkeypatch.undo()
     said = protocol.text()

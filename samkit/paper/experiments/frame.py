@@ -74,6 +74,38 @@ def compare(
     return interval(difference)
 
 
+def share(part: pd.Series, whole: pd.Series) -> tuple[float, float]:
+    r"""The interval of the mean of ``part`` over the mean of ``whole``, both by seed.
+
+    Fieller's: those ratios :math:`q` for which zero is in the interval of the mean of part - q
+    whole. (-inf, inf) where the mean of ``whole`` cannot be told from zero. Raises ValueError for
+    fewer than two seeds in common.
+    """
+    both = pd.DataFrame({"part": part, "whole": whole}).dropna()
+    if len(both) < 2:
+        raise ValueError("a share needs two seeds that both sides have")
+    a, b = both["part"].mean(), both["whole"].mean()
+    unsure = student.ppf(0.975, len(both) - 1) ** 2 / len(both) * both.cov()
+    # (b^2 - unsure_bb) q^2 - 2 (ab - unsure_ab) q + (a^2 - unsure_aa) <= 0
+    lead = b**2 - unsure.loc["whole", "whole"]
+    if lead <= 0:
+        return -np.inf, np.inf
+    middle = (a * b - unsure.loc["part", "whole"]) / lead
+    half = np.sqrt(middle**2 - (a**2 - unsure.loc["part", "part"]) / lead)
+    return float(middle - half), float(middle + half)
+
+
+def seeds_needed(values: pd.Series, distance: float) -> int:
+    r"""How many seeds make half the width of the interval that distance, at the spread of values.
+
+    :math:`n = (t_{0.975, n-1}\, s/d)^2`, rounded up, s from the seeds that there are.
+    """
+    spread, n = float(np.std(values, ddof=1)), 2
+    while student.ppf(0.975, n - 1) * spread / n**0.5 > distance:
+        n += 1
+    return n
+
+
 def best(runs: pd.DataFrame, by: Sequence[str]) -> dict[str, Any]:
     """The values of these columns with the lowest mean validation error, where no run diverged.
 

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.stats import t as student
 
 from samkit.paper.experiments.frame import (
     by_seed,
@@ -10,6 +11,8 @@ from samkit.paper.experiments.frame import (
     interval,
     pick,
     prediction_interval,
+    seeds_needed,
+    share,
     summarize,
 )
 
@@ -102,3 +105,23 @@ def test_a_prediction_interval_holds_95_percent_of_reruns_and_is_wider_than_that
     assert held / len(draws) == pytest.approx(0.95, abs=0.015)
     with pytest.raises(ValueError, match="at least two earlier runs, not 1"):
         prediction_interval([1.0])
+
+
+def test_a_share_is_the_ratio_whose_contrast_has_zero_at_an_end_of_its_interval():
+    rng = np.random.default_rng(0)
+    whole = pd.Series(0.05 + 0.01 * rng.standard_normal(10))
+    part = 0.4 * whole + pd.Series(0.01 * rng.standard_normal(10))
+    low, high = share(part, whole)
+    assert low < part.mean() / whole.mean() < high
+    assert interval(part - low * whole)[0] == pytest.approx(0, abs=1e-12)
+    assert interval(part - high * whole)[1] == pytest.approx(0, abs=1e-12)
+    assert share(part, whole - whole.mean()) == (-np.inf, np.inf)
+    with pytest.raises(ValueError, match="two seeds"):
+        share(part[:1], whole)
+
+
+def test_how_many_seeds_an_interval_of_a_width_takes():
+    values = pd.Series([0.1, 0.12, 0.08, 0.11, 0.09])
+    n = seeds_needed(values, 0.005)
+    half = [student.ppf(0.975, k - 1) * values.std() / k**0.5 for k in (n - 1, n)]
+    assert half[0] > 0.005 >= half[1]
