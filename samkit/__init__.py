@@ -8,7 +8,8 @@ never import torch):
                          optimizer (``optim``; its passes: ``passes``)
 ``samkit.Perturbation``  where the gradient is taken: radius, m, whose direction, ...
                          (``perturbation``, with the rules that it is made of)
-``samkit.msam_grad``     the exact gradient of m-SAM for every m, at nearly flat cost (``msam``)
+``samkit.msam_grad``     the exact gradient of m-SAM for every m, at nearly flat cost (``msam``);
+                         ``samkit.sam_grad`` that of SAM, as a function
 ``samkit.sharpness``     the worst increase of the loss nearby, over groups of m (``measure``, with
                          the average case, the Hessian, the loss on lines and planes)
 ``samkit.diagonal``      diagonal linear networks: discrete dynamics, gradient flow, potential
@@ -37,7 +38,7 @@ from samkit.errors import imported
 if TYPE_CHECKING:
     from samkit.errors import NonFinite, Undefined, Unsupported
     from samkit.measure import sharpness
-    from samkit.msam import msam_grad
+    from samkit.msam import msam_grad, sam_grad
     from samkit.optim import SAM
     from samkit.perturbation import Perturbation
 
@@ -60,6 +61,7 @@ _NAMES = {
     "Perturbation": "perturbation",
     "SAM": "optim",
     "msam_grad": "msam",
+    "sam_grad": "msam",
     "NonFinite": "errors",
     "Undefined": "errors",
     "Unsupported": "errors",
@@ -80,6 +82,7 @@ __all__ = [
     "Unsupported",
     "__version__",
     "msam_grad",
+    "sam_grad",
     "sharpness",
 ]
 

@@ -11,6 +11,7 @@ them is faster.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samkit import passes
@@ -27,7 +29,7 @@ from samkit.msam.check import Paths
 from samkit.msam.layers import BATCH_NORM
 from samkit.msam.plan import plan_for
 
-__all__ = ["msam_grad"]
+__all__ = ["msam_grad", "sam_grad"]
 
 
 def msam_grad(
@@ -42,6 +44,7 @@ def msam_grad(
     weight_decay: float = 0.0,
     method: str = "auto",
     max_bytes: int = 4 * 2**30,
+    scaler: GradScaler | None = None,
 ) -> Tensor:
     r"""Adds the m-SAM gradient to p.grad and returns the mean loss at the unperturbed weights.
 
@@ -96,6 +99,10 @@ def msam_grad(
             what happens only in calls between the checks is not seen.
         max_bytes: how much the ghost path may hold for all groups beyond two ordinary passes; a
             larger batch is done in parts of some groups each.
+        scaler: for float16. p.grad is that of the scaled loss then, delta_G and the loss returned
+            are as without: ``scaler.step(optimizer)`` and ``scaler.update()`` follow. Where a
+            gradient overflows, p.grad and the loss are nan instead of an error, and the scaler
+            skips the step. Not for DDP: use bfloat16, which needs no scaler.
 
     Raises:
         ValueError: rho, m, weight_decay, method, or the shapes of inputs, targets or losses do not
@@ -113,6 +120,9 @@ def msam_grad(
     learning "ghost clipping", Li et al. 2022, arXiv:2110.05679); to run at the moved weights in the
     same way is this project's. Chapter: "Can every example have its own perturbation?".
     """
+    if scaler is not None and scaler.is_enabled():
+        options = {"m": m, "normalize": normalize, "method": method, "max_bytes": max_bytes}
+        return _scaled(scaler, model, loss_fn, inputs, targets, rho, weight_decay, options)
     batch = Batch(inputs, targets)
     params = [p for p in model.parameters() if p.requires_grad]
     m = len(batch) if m is None else _integer(m)
@@ -152,6 +162,76 @@ def msam_grad(
         if reason:  # the loop can do what the fast path cannot
             plan.refuse(reason, -(-len(batch) // m))
         return loss
+
+
+def _scaled(
+    scaler: GradScaler,
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Any,
+    targets: Any,
+    rho: float,
+    weight_decay: float,
+    options: dict[str, Any],
+) -> Tensor:
+    """`msam_grad` of s times the loss: delta_G is the same where rho g is rho / s times s g."""
+    if hasattr(model, "no_sync"):
+        raise ValueError(
+            "with a scaler a rank whose gradient overflows would leave the others waiting: use "
+            "torch.bfloat16, which needs no scaler, or samkit.SAM"
+        )
+
+    def scaled(outputs: Any, targets: Any) -> Tensor:
+        return scaler.scale(loss_fn(outputs, targets))
+
+    s = scaler.get_scale()
+    options |= {"rho": rho if options["normalize"] else rho / s, "weight_decay": weight_decay * s}
+    try:
+        return msam_grad(model, scaled, inputs, targets, **options) / s
+    except NonFinite:
+        params = [p for p in model.parameters() if p.requires_grad]
+        for p in params:
+            p.grad = torch.full_like(p, math.nan)
+        return torch.full((), math.nan, device=params[0].device)
+
+
+def sam_grad(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Any,
+    targets: Any,
+    *,
+    rho: float,
+    normalize: bool = True,
+    weight_decay: float = 0.0,
+    scaler: GradScaler | None = None,
+) -> Tensor:
+    r"""Adds SAM's gradient to p.grad and returns the loss at the unperturbed weights.
+
+    It is `msam_grad` with the batch as its only group, which has the arguments and what is raised.
+    So `loss_fn(model output, targets)` may return the mean over the batch as well, or any other
+    number, and BatchNorm may be in train mode:
+
+    .. math::
+
+        \nabla L(w + \delta), \qquad \delta = \rho\, \nabla L(w) / \lVert\nabla L(w)\rVert.
+
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> x, y = torch.eye(2), torch.tensor([[3.0], [4.0]])
+    >>> sam_grad(model, nn.functional.mse_loss, x, y, rho=5.0).item()
+    12.5
+    >>> model.weight.grad  # w - y at w + delta = (-3, -4)
+    tensor([[-6., -8.]])
+    """
+    b = len(Batch(inputs, targets))
+
+    def losses(outputs: Any, targets: Any) -> Tensor:
+        loss = loss_fn(outputs, targets)
+        return loss if loss.dim() else loss.expand(b)
+
+    options: dict[str, Any] = {"normalize": normalize, "weight_decay": weight_decay}
+    return msam_grad(model, losses, inputs, targets, rho=rho, scaler=scaler, **options)
 
 
 def _check(
