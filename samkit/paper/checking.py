@@ -86,10 +86,12 @@ def execute(
     def listen(claim_id, *measured, **more):
         first = raised[0] if raised else None
         try:
-            outcomes[claim_id] = Outcome(check(claim_id, *measured, **more), first)
+            report = check(claim_id, *measured, **more)
         except claims.ClaimFailed as failed:
-            outcomes[claim_id] = Outcome(failed.report, first or failed)
-        return outcomes[claim_id].report
+            report, first = failed.report, first or failed
+        if isinstance(report, claims.Report):
+            outcomes[claim_id] = Outcome(report, first)
+        return report
 
     module = types.ModuleType(f"chapter_{re.sub('[^0-9a-z]', '_', chapter)}")
     sys.modules[module.__name__] = module  # where its classes are looked for

@@ -15,7 +15,7 @@ import math
 import platform
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cache
@@ -249,13 +249,29 @@ def find(claim_id: str) -> Claim:
         ) from None
 
 
-def check(claim_id: str, measured: float | tuple[float, float], detail: str = "") -> Report:
+class NotRecorded(LookupError):
+    """Runs that a measurement needs are not recorded yet; the message says how to make them."""
+
+
+Measured = float | tuple[float, float]
+
+
+def check(
+    claim_id: str, measured: Measured | Callable[[], Measured], detail: str = ""
+) -> Report | str:
     """Report a measurement for a row of the ledger; the last line of a chapter's cell.
 
-    ``measured`` is a number, or (low, high) for an interval. Raises ClaimFailed where the verdict
-    is not the one the row expects (PASS, or FAIL for a known miss), so that the notebook stops.
+    ``measured`` is a number, or (low, high) for an interval, or a function that gives one; where
+    that raises NotRecorded, "not yet" and the reason are returned. Raises ClaimFailed where the
+    verdict is not the one the row expects (PASS, or FAIL for a known miss), so that the notebook
+    stops.
     """
     claim = find(claim_id)
+    if callable(measured):
+        try:
+            measured = measured()
+        except NotRecorded as missing:
+            return f"not yet: {missing}"
     low, high = measured if isinstance(measured, tuple) else (measured, measured)
     low, high = float(low), float(high)
     report = Report(

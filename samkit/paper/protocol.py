@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 
 from samkit.paper import records
+from samkit.paper.claims import NotRecorded
 from samkit.paper.experiments.frame import frame as table
 from samkit.paper.experiments.frame import interval
+from samkit.paper.experiments.frame import text as words
 from samkit.paper.experiments.small_networks import Config, Stage, setting
 from samkit.perturbation import Perturbation
 
@@ -260,25 +262,58 @@ def _frame(task: str, path: str, size: int) -> pd.DataFrame:
     return table([r for r in recorded() if r["config"]["task"] == task], setting)
 
 
+def known(task: str, methods: Sequence[str]) -> list[str]:
+    """Those of the methods whose judged runs are all recorded."""
+    found = frame(task)
+    seeds = found.groupby("method")["seed"].nunique() if len(found) else {}
+    return [method for method in methods if seeds.get(method) == len(text()["judged_seeds"])]
+
+
 def gain(task: str, worse: str, better: str, measure: str = "test_error") -> tuple[float, float]:
     """The interval of a measure of one method minus that of another, paired by seed."""
     return interval(errors(task, worse, measure) - errors(task, better, measure))
 
 
 def errors(task: str, method: str, measure: str = "test_error") -> pd.Series:
-    """A measure of a method's judged runs, seed -> number; LookupError unless every seed is there.
+    """A measure of a method's judged runs, seed -> number; NotRecorded unless every seed is there.
 
     A training that diverged counts as :data:`CHANCE`.
     """
     found = frame(task)
     own = found[found["method"] == method] if len(found) else found
     if missing := {*text()["judged_seeds"]} - {*own.get("seed", ())}:
-        raise LookupError(
+        raise NotRecorded(
             f"{task}, {method}: {len(missing)} of the judged runs are not recorded: "
             f"python -m samkit run {NAME} --scale {SCALE}"
         )
     measured = own.set_index("seed")[measure].sort_index()
     return measured.fillna(CHANCE) if measure.endswith("error") else measured
+
+
+def outcomes(
+    task: str,
+    methods: Sequence[str],
+    against: str | None = None,
+    measures: Sequence[str] = ("test_error",),
+    digits: int = 3,
+) -> pd.DataFrame:
+    """One row a method: what was chosen for it, each measure, and its gain over ``against``.
+
+    A measure is text, "0.258 ± 0.006", with half the width of its interval over the judged seeds.
+    The gain is how far the first measure is below that of the method ``against`` of the same task.
+    Methods whose runs are not all recorded are left out.
+    """
+    found, rows = frame(task), list[dict[str, Any]]()
+    for method in known(task, methods):
+        first = found[found["method"] == method].iloc[0]
+        row = {"method": method, "learning rate": first["learning_rate"]}
+        row |= {"rho": first["rho"] or None}
+        row |= {m: words(errors(task, method, m), digits) for m in measures}
+        if against is not None:
+            gained = errors(task, against, measures[0]) - errors(task, method, measures[0])
+            row[f"gain over {against}"] = words(gained, digits) if method != against else None
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def tuned_frame(task: str) -> pd.DataFrame:

@@ -217,3 +217,11 @@ def test_versions_are_those_of_the_packages_that_are_there(monkeypatch):
 
     monkeypatch.setattr(claims, "version", version)
     assert claims.versions() == {k: v for k, v in found.items() if k != "numpy"}
+
+
+def test_a_measurement_whose_runs_are_not_recorded_is_not_yet():
+    def measured():
+        raise claims.NotRecorded("run it: python -m samkit run it")
+
+    assert claims.check("objectives", measured) == "not yet: run it: python -m samkit run it"
+    assert claims.check("objectives", lambda: 0.1).verdict == "PASS"

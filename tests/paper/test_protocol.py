@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from samkit.paper import protocol, records
+from samkit.paper import claims, protocol, records
 
 RATES, RADII = [0.1, 0.2, 0.4], [0.05, 0.1, 0.2]
 PROTOCOL = {
@@ -123,7 +123,7 @@ def test_errors_are_by_seed_and_need_every_judged_seed():
         records.append("small_networks", "laptop", config, metrics, seconds=0, data="", place=place)
         if k == 0:
             with pytest.raises(
-                LookupError, match="few, ERM: 1 of the judged runs are not recorded"
+                claims.NotRecorded, match="few, ERM: 1 of the judged runs are not recorded"
             ):
                 protocol.errors("few", "ERM")
     assert protocol.errors("few", "SAM").tolist() == pytest.approx([0.0, 0.1])
