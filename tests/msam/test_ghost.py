@@ -23,39 +23,37 @@ EXACT = 1e-12
 SIZES = [1, 2, 5, 6, 11, 12]  # 5 and 11 leave a ragged last group
 
 
-@pytest.mark.parametrize("form", ["gram", "weight"])
+def check(net, x, y, monkeypatch, **options):
+    """The loop, and both forms of the ghost path, against the definition."""
+    true = dense(net, losses, x, y, rho=0.3, **options)
+    options |= {"weight_decay": options.pop("decay", 0.0)}
+    for method in ("loop", "gram", "weight"):
+        monkeypatch.setattr(cost, "gram_is_cheaper", lambda *_, by=method, **__: by == "gram")
+        options["method"] = "loop" if method == "loop" else "ghost"
+        net.zero_grad()
+        loss = msam_grad(net, losses, x, y, rho=0.3, **options)
+        assert relative(grads(net), true) < EXACT, (method, options)
+        assert abs(loss - losses(net(x), y).mean()) < EXACT
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("name", GHOST)
-def test_equals_the_definition_and_the_loop(name, normalize, form, device, monkeypatch):
-    monkeypatch.setattr(cost, "gram_is_cheaper", lambda *_, **__: form == "gram")
+def test_equals_the_definition_and_the_loop(name, normalize, device, monkeypatch):
     net, x, y = (part.to(device) for part in build(GHOST[name]))
     for m in SIZES:
-        true = dense(net, losses, x, y, rho=0.3, m=m, normalize=normalize)
-        for method in ("loop", "ghost"):
-            net.zero_grad()
-            loss = msam_grad(net, losses, x, y, rho=0.3, m=m, normalize=normalize, method=method)
-            assert relative(grads(net), true) < EXACT, (method, m)
-            assert abs(loss - losses(net(x), y).mean()) < EXACT
+        check(net, x, y, monkeypatch, m=m, normalize=normalize)
 
 
 #: networks with a layer whose outputs are not proportional to what is trained
 IN_PART = ("frozen weight", "frozen bias", "frozen scale", "quotient, difference, PReLU")
 
 
-@pytest.mark.parametrize("form", ["gram", "weight"])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("name", [name for name in GHOST if name not in IN_PART])
-def test_weight_decay_of_the_loss(name, normalize, form, monkeypatch):
-    monkeypatch.setattr(cost, "gram_is_cheaper", lambda *_, **__: form == "gram")
+def test_weight_decay_of_the_loss(name, normalize, monkeypatch):
     net, x, y = build(GHOST[name])
     for m, decay in ((1, 0.2), (5, 1.0), (6, 0.2), (12, 0.2)):
-        true = dense(net, losses, x, y, rho=0.3, m=m, normalize=normalize, decay=decay)
-        for method in ("loop", "ghost"):
-            net.zero_grad()
-            options = {"rho": 0.3, "m": m, "normalize": normalize, "method": method}
-            loss = msam_grad(net, losses, x, y, **options, weight_decay=decay)
-            assert relative(grads(net), true) < EXACT, (method, m)
-            assert abs(loss - losses(net(x), y).mean()) < EXACT
+        check(net, x, y, monkeypatch, m=m, normalize=normalize, decay=decay)
 
 
 @pytest.mark.parametrize("name", IN_PART)
