@@ -433,6 +433,7 @@ class SAM(Optimizer):
         before = after = passes.State()
         first: list[Tensor | None] = []
         losses: list[Tensor] = []
+        probe: Tensor | None = None
         for k in range(self.ascent_steps + 1):
             last = k == self.ascent_steps
             # The descent on other examples than the ascent's is a forward pass of its own.
@@ -455,10 +456,11 @@ class SAM(Optimizer):
                     self._clear(weights)
                 if last:
                     delta = []  # nobody needs the moves any more, and they are large
-                losses.append(_evaluate(closure if last else ascent or closure, losses))
+                losses.append(_evaluate(closure if last else ascent or closure, losses, probe))
             if k == 0:
                 after = before.now()
                 first = self._kept(weights)
+                probe = next((p for p in weights if p.grad is not None), None)
             if not last:
                 delta, factor, mark = self._ascend(now, delta, scaler)
         self._finish(now, first, mark, scaler)
@@ -745,18 +747,36 @@ SHARDED = (
 )
 
 
-def _evaluate(closure: Closure, losses: Sequence[Tensor]) -> Tensor:
-    """The loss that the closure returns; ValueError if it is the graph of an earlier pass."""
+def _evaluate(closure: Closure, losses: Sequence[Tensor], probe: Tensor | None) -> Tensor:
+    """The loss that the closure returns; ValueError if it is the graph of an earlier pass.
+
+    The probe is a weight that the earlier pass has reached. A backward that reaches it again, in a
+    closure that adds nothing to any graph, goes through an old one.
+    """
+    reached: list[bool] = []
+    begun = _next_node()
+    handle = None if probe is None else probe.register_hook(lambda _: reached.append(True))
     try:
         loss = closure()
     except RuntimeError as error:
         if losses and "modified by an inplace operation" in str(error):
             raise ValueError(AGAIN) from error
         raise
+    finally:
+        if handle is not None:
+            handle.remove()
     node = getattr(loss, "grad_fn", None)
-    if losses and node is not None and node is getattr(losses[-1], "grad_fn", None):
+    same = losses and node is not None and node is getattr(losses[-1], "grad_fn", None)
+    if same or (reached and _next_node() == begun + 1):
         raise ValueError(AGAIN)
     return loss
+
+
+def _next_node() -> int:
+    """The number of a node that is added to a graph now; torch counts them, in each thread."""
+    node = torch.zeros((), requires_grad=True).neg().grad_fn
+    assert node is not None
+    return node._sequence_nr()
 
 
 @contextmanager

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -64,9 +69,31 @@ CASES = {
 }
 
 
-def rank(i: int, port: int, folder: str) -> None:
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=i, world_size=RANKS)
+#: seconds: for one communication, for all that a rank does
+PATIENCE, LIMIT = 120, 540
+
+
+@contextmanager
+def group(i: int, port: int) -> Iterator[None]:
+    """Rank i of a group whose ranks leave together; after LIMIT seconds it says where it stands.
+
+    The rank that leaves first takes the others' connections with it, so all wait for the last one.
+    """
+    faulthandler.dump_traceback_later(LIMIT, exit=True)
     torch.set_num_threads(1)
+    address, patience = f"tcp://127.0.0.1:{port}", timedelta(seconds=PATIENCE)
+    dist.init_process_group("gloo", address, rank=i, world_size=RANKS, timeout=patience)
+    yield
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def rank(i: int, port: int, folder: str) -> None:
+    with group(i, port):
+        torch.save(gradients(i), Path(folder) / f"{i}.pt")
+
+
+def gradients(i: int) -> dict[str, dict[str, torch.Tensor]]:
     found = {}
     for name, (do, *_) in CASES.items():
         net, x, y = data()
@@ -74,9 +101,7 @@ def rank(i: int, port: int, folder: str) -> None:
         model = DistributedDataParallel(net)
         do(model, x[part], y[part])
         found[name] = {k: p.grad for k, p in net.named_parameters()}
-    torch.save(found, Path(folder) / f"{i}.pt")
-    dist.barrier()  # the rank that leaves first takes the others' connections with it
-    dist.destroy_process_group()
+    return found
 
 
 def spawned(rank, folder):
@@ -84,7 +109,13 @@ def spawned(rank, folder):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(rank, (port, str(folder)), nprocs=RANKS)
+    ranks = mp.spawn(rank, (port, str(folder)), nprocs=RANKS, join=False)
+    end = time.monotonic() + LIMIT + 10
+    while not ranks.join(timeout=max(0.0, end - time.monotonic())):
+        if time.monotonic() > end:
+            for process in ranks.processes:
+                process.kill()
+            pytest.fail(f"the ranks have not come to an end within {LIMIT} s")
     return [torch.load(folder / f"{i}.pt", weights_only=True) for i in range(RANKS)]
 
 
@@ -136,8 +167,11 @@ def three_steps(model, x, y, name, opt=None):
 
 
 def sharded_rank(i: int, port: int, folder: str) -> None:
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=i, world_size=RANKS)
-    torch.set_num_threads(1)
+    with group(i, port):
+        torch.save(steps(i), Path(folder) / f"{i}.pt")
+
+
+def steps(i: int) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
     part = slice(i * B // RANKS, (i + 1) * B // RANKS)
     seen = {}
     for name in OPTIONS:
@@ -166,9 +200,7 @@ def sharded_rank(i: int, port: int, folder: str) -> None:
         )
         with pytest.raises(ValueError, match="fully_shard"):
             three_steps(model, x[part], y[part], "SAM")
-    torch.save(seen, Path(folder) / f"{i}.pt")
-    dist.barrier()  # the rank that leaves first takes the others' connections with it
-    dist.destroy_process_group()
+    return seen
 
 
 @pytest.fixture(scope="module")
