@@ -36,7 +36,7 @@ from tools.meaning import statements
 from tools.tree import BuildFailed
 
 CELL = re.compile(r"^```\{code-cell\}.*?^```$", re.MULTILINE | re.DOTALL)
-PASSED_OVER = {".venv", ".git", "_build", "__pycache__"}  # not what a chapter is made of
+PASSED_OVER = {".venv", ".git", "_build", "__pycache__", "samkit.egg-info"}  # made, not written
 
 # In the kernel, before the cells and after them: which files of this tree it has opened, which
 # modules it has loaded, and the text of which it has shown, as inspect and tracebacks do.

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from html import escape
 from pathlib import Path
 from threading import Event
@@ -160,13 +161,19 @@ def _three_digits(error: float) -> str:
 
 
 def _node(script: str, *arguments: str) -> Any:
+    return json.loads(_said(script, *arguments))
+
+
+@cache
+def _said(script: str, *arguments: str) -> str:
+    """What node prints; the modules are taken not to change meanwhile."""
     node = compute_driver_executable()[0]
     done = subprocess.run(
         [node, "--input-type=commonjs", "-e", script, *arguments], capture_output=True, text=True
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8">

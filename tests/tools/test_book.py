@@ -40,25 +40,41 @@ CODE
 """
 
 
-@pytest.fixture
-def page(tmp_path, monkeypatch):
-    """A small project in a folder of its own: one chapter, a module that it loads, a record."""
-    for folder in ("book", "results"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "module.py").write_text("x = 42\n")
-    (tmp_path / "results" / "run.json").write_text("1")
-    page = tmp_path / "book" / "01-page.md"
-    page.write_text(PAGE.replace("CODE", "import module\nprint(module.x)"))
-    (tmp_path / "_toc.yml").write_text("root: book/01-page\nparts: []\n")
-    monkeypatch.setattr(tree, "ROOT", tmp_path)
-    monkeypatch.setattr(tree, "BUILD", tmp_path / "_build")
-    monkeypatch.setattr(tree, "HTML", tmp_path / "_build" / "html")
+def placed(folder, monkeypatch):
+    """The build works in this folder."""
+    monkeypatch.setattr(tree, "ROOT", folder)
+    monkeypatch.setattr(tree, "BUILD", folder / "_build")
+    monkeypatch.setattr(tree, "HTML", folder / "_build" / "html")
     for name in ("MPLCONFIGDIR", "IPYTHONDIR"):  # which the build sets
         monkeypatch.setenv(name, "")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A small project, executed: one chapter, a module that it loads, a record."""
+    folder = tmp_path_factory.mktemp("executed")
+    for name in ("book", "results"):
+        (folder / name).mkdir()
+    (folder / "module.py").write_text("x = 42\n")
+    (folder / "results" / "run.json").write_text("1")
+    page = folder / "book" / "01-page.md"
+    page.write_text(PAGE.replace("CODE", "import module\nprint(module.x)"))
+    (folder / "_toc.yml").write_text("root: book/01-page\nparts: []\n")
     past = time.time() - 60  # what is younger than an execution may have changed in its course
-    for file in tmp_path.rglob("*.*"):
+    for file in folder.rglob("*.*"):
         os.utime(file, (past, past))
-    return page
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        placed(folder, monkeypatch)
+        run(page)
+    return folder
+
+
+@pytest.fixture
+def page(executed, tmp_path, monkeypatch):
+    """The chapter of such a project in a folder of its own."""
+    folder = shutil.copytree(executed, tmp_path / "project")
+    placed(folder, monkeypatch)
+    return folder / "book" / "01-page.md"
 
 
 def run(*pages):
@@ -76,10 +92,7 @@ def outputs(page):
 
 def test_a_chapter_is_executed_once_and_again_when_its_code_changes(page, capsys):
     run(page)
-    assert "cell 1/1" in capsys.readouterr().out
-    assert outputs(page)[0].text == "42\n"
-    run(page)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "" and outputs(page)[0].text == "42\n"
     page.write_text(page.read_text().replace("print(", "print(1 + "))
     run(page)
     assert "cell 1/1" in capsys.readouterr().out
@@ -87,7 +100,6 @@ def test_a_chapter_is_executed_once_and_again_when_its_code_changes(page, capsys
 
 
 def test_other_words_need_no_execution_and_are_shown(page):
-    run(page)
     page.write_text(page.read_text().replace("A page", "Another page"))
     assert execute.is_kept(page)
     notebook = execute.kept_execution(page)
@@ -96,7 +108,6 @@ def test_other_words_need_no_execution_and_are_shown(page):
 
 def test_a_module_counts_for_what_it_does_where_the_chapter_has_loaded_it(page):
     module, other = (page.parents[1] / f"{name}.py" for name in ("module", "other"))
-    run(page)
     other.write_text("y = 1")
     module.write_text('"""Words."""\n\nx = (  # a comment\n    42\n)\n')
     assert execute.is_kept(page)
@@ -161,11 +172,11 @@ def test_only_libraries_of_the_book_are_part_of_what_was_executed():
     assert without == {"samkit", "numpy", "scipy"}
 
 
-def test_a_broken_chapter_is_named_with_its_error_and_leaves_nothing(page):
+def test_a_broken_chapter_is_named_with_its_error_and_keeps_nothing(page):
     page.write_text(PAGE.replace("CODE", "1 / 0"))
     with pytest.raises(BuildFailed, match=r"01-page\.md failed:[\s\S]*ZeroDivisionError"):
         run(page)
-    assert not execute.executed_path(page).exists()
+    assert not execute.is_kept(page)
 
 
 def test_a_cell_that_is_written_otherwise_is_named(page):
@@ -180,17 +191,23 @@ def test_a_warning_does_not_reach_the_page(page):
     page.write_text(PAGE.replace("CODE", "import warnings; warnings.warn('look here')"))
     with pytest.raises(BuildFailed, match=r"01-page\.md warns:[\s\S]*look here"):
         run(page)
-    assert not execute.executed_path(page).exists()
+    assert not execute.is_kept(page)
 
 
-@pytest.mark.parametrize("end", [".ipynb", ".json"])
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"cells": 3}'])
-def test_a_damaged_execution_is_named_and_made_again(page, capsys, content, end):
+def test_a_damaged_execution_is_named_and_made_again(page, capsys):
+    executed_path = execute.executed_path(page)
+    for path in (executed_path, executed_path.with_suffix(".json")):
+        for content in (b"", b"[]", b'{"cells": 3}'):
+            whole = {file: file.read_bytes() for file in path.parent.iterdir()}
+            path.write_bytes(content)
+            assert not execute.is_kept(page)
+            assert f"{executed_path} is damaged" in capsys.readouterr().out
+            for file, good in whole.items():
+                file.write_bytes(good)
+            assert execute.is_kept(page)
+    path.write_bytes(b"")
     run(page)
-    execute.executed_path(page).with_suffix(end).write_bytes(content)
-    run(page)
-    said = capsys.readouterr().out
-    assert f"{execute.executed_path(page)} is damaged" in said and "executed again" in said
+    assert "executed again" in capsys.readouterr().out
     assert outputs(page)[0].text == "42\n" and execute.is_kept(page)
 
 
@@ -202,7 +219,6 @@ def test_a_chapter_that_takes_its_kernel_along_is_named(page):
 
 @pytest.mark.parametrize("step", ["write_text", "replace"])
 def test_a_full_disk_is_named_with_the_cure_and_leaves_what_was_there(page, monkeypatch, step):
-    run(page)
     kept = execute.executed_path(page).read_text()
     page.write_text(PAGE.replace("CODE", "print(1)"))
 
@@ -221,14 +237,12 @@ def test_a_full_disk_is_named_with_the_cure_and_leaves_what_was_there(page, monk
 
 
 def test_a_cache_that_cannot_be_written_is_named(page, monkeypatch):
-    run(page)
     monkeypatch.setattr(render, "CACHE", page / "cache")  # a folder within a file
     with pytest.raises(BuildFailed, match=r"cache could not be written[\s\S]*Make room"):
         render.fill_sphinx_cache([page])
 
 
 def test_executions_of_chapters_that_are_no_more_are_removed(page):
-    run(page)
     for name in ("00-old.ipynb", "01-page.ipynb.part"):
         (execute.folder() / name).write_text("{}")
     execute.forget_strangers([page])
@@ -239,7 +253,6 @@ def test_executions_of_chapters_that_are_no_more_are_removed(page):
 
 
 def test_a_wrong_scale_is_said_at_once_and_leaves_what_is_kept(page, monkeypatch, capsys):
-    run(page)
     monkeypatch.setenv("SAMKIT_SCALE", "foo")
     with pytest.raises(BuildFailed, match=r"no scale 'foo' .*SAMKIT_SCALE.*ci, laptop, paper"):
         book.build()
@@ -300,24 +313,24 @@ def test_a_row_that_names_records_which_its_chapter_does_not_read_is_named(page,
     )  # fmt: skip
     monkeypatch.setattr(claims, "ledger", lambda: {"x": row})
     monkeypatch.setattr(claims, "collect", lambda executed: {"x": None})
-    monkeypatch.setenv("SAMKIT_RESULTS", str(page.parents[1] / "results"))
-    run(page)
     with pytest.raises(BuildFailed, match=r"the check of x reads run\.json, but 01-page does not"):
         book.check_reports([page])
 
 
 @pytest.mark.parametrize(
     ("toc", "complaint"),
-    [("root: [", "_toc.yml cannot be read"), (None, "names book/01-page.md, which does not exist")],
+    [
+        ("root: [", r"_toc\.yml cannot be read"),
+        (None, "names book/01-page.md, which does not exist"),
+    ],
 )
-def test_a_broken_table_of_contents_is_named(project, toc, complaint):
+def test_a_broken_table_of_contents_is_named(page, toc, complaint):
     if toc is None:
-        (project / "book" / "01-page.md").unlink()
+        page.unlink()
     else:
-        (project / "_toc.yml").write_text(toc)
-    result = subprocess.run(BUILD, cwd=project, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert complaint in result.stderr and "Traceback" not in result.stderr
+        (tree.ROOT / "_toc.yml").write_text(toc)
+    with pytest.raises(SystemExit, match=complaint):  # its words, and the exit code 1
+        tree.end(book.build)
 
 
 BUILD = [sys.executable, "-m", "tools.book", "build"]
