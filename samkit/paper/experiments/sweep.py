@@ -41,11 +41,17 @@ class Outcome:
 
 
 def stale(name: str, scale: str, found: Iterable[dict]) -> list[dict]:
-    """Those records that are not runs of the experiment as it is now."""
+    """Those records that are not runs of the experiment, or not by the protocol, as it is now."""
     found = list(found)
     seeds = sorted({record["seed"] for record in found})
     known = {records.config_hash(c) for c in experiments.load(name).configs(scale, seeds)}
-    return [record for record in found if record["hash"] not in known]
+    today = {task: protocol.digest(task) for task in protocol.text()["task"]}
+    return [
+        record
+        for record in found
+        if record["hash"] not in known
+        or record.get("protocol") not in (None, today.get(record["config"].get("task")))
+    ]
 
 
 def sweep(
