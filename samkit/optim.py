@@ -409,7 +409,8 @@ class SAM(Optimizer):
         weights, rho = [p for p, _ in pairs], [float(g["rho"]) for _, g in pairs]
         first, last = self.between
         inside = first <= self.steps and (last is None or self.steps < last) and any(rho)
-        if active := inside and (self.steps - first) % self.interval == 0:
+        active = inside and (self.steps - first) % self.interval == 0
+        if any(rho):  # not only in the active steps: better soon than late
             _check_weights(weights)
         signs = [-1.0 if g.get("maximize") else 1.0 for _, g in pairs]
         self._learned = []
@@ -738,8 +739,9 @@ AGAIN = (
     "itself, and then backward, each time that it is called"
 )
 ACCELERATE = (
-    "accelerate's gradient accumulation calls the closure for the last micro-batch alone. Let the "
-    "closure go over all micro-batches, with gradient_accumulation_steps=1"
+    "with the gradient accumulation of accelerate, or of the Trainer of transformers, SAM sees one "
+    "micro-batch alone. Set gradient_accumulation_steps=1, and take larger batches, or let the "
+    "closure go over all micro-batches"
 )
 SHARDED = (
     "FSDP1 keeps this parameter as a piece of a flat one, whose move SAM cannot see. Use "
@@ -804,8 +806,10 @@ def _check_weights(weights: Sequence[Tensor]) -> None:
     if any(getattr(p, "_fsdp_flattened", False) for p in weights):
         raise ValueError(SHARDED)
     accelerate = sys.modules.get("accelerate.state")
-    if accelerate is not None and accelerate.GradientState().num_steps > 1:
-        raise ValueError(ACCELERATE)
+    if accelerate is not None:
+        state = accelerate.GradientState()
+        if state.num_steps > 1 or not state.sync_gradients:
+            raise ValueError(ACCELERATE)
 
 
 def _is_zero(lr: Any) -> bool:

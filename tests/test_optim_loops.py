@@ -156,18 +156,23 @@ def test_a_flat_buffer_of_gradients_stays(options):
     assert relative(*results) < EXACT
 
 
-def test_accumulation_by_accelerate_is_refused(monkeypatch):
+@pytest.mark.parametrize("on", [{"num_steps": 2}, {"sync_gradients": False}])
+@pytest.mark.parametrize("options", [{}, {"between": (5, None)}])
+def test_accumulation_by_accelerate_is_refused(monkeypatch, options, on):
     class GradientState:
-        num_steps = 2
+        num_steps = 1
+        sync_gradients = True
 
     state = types.SimpleNamespace(GradientState=GradientState)
     monkeypatch.setitem(sys.modules, "accelerate.state", state)
     net = net_of()
-    opt, before = SAM(sgd(net), rho=RHO), weights(net)
+    opt, before = SAM(sgd(net), rho=RHO, **options), weights(net)
+    for name, value in on.items():
+        monkeypatch.setattr(GradientState, name, value)
     with pytest.raises(ValueError, match="gradient_accumulation_steps=1"):
         opt.step(closure_of(net, opt))
     assert unchanged(net, before)
-    GradientState.num_steps = 1
+    GradientState.num_steps, GradientState.sync_gradients = 1, True
     opt.step(closure_of(net, opt))
 
 
