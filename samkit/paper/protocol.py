@@ -235,17 +235,23 @@ def signed(config: Any) -> dict[str, str]:
     return {"protocol": digest(config.task)} if getattr(config, "judged", False) else {}
 
 
-def recorded() -> list[dict[str, Any]]:
-    """The judged runs that are recorded, all of them by the protocol as it is now.
+def recorded(task: str) -> list[dict[str, Any]]:
+    """The judged runs of a task that are recorded, all of them by the protocol as it is now.
 
     Raises ValueError for one that is older than the protocol, or made by a tree with changes.
     """
-    found = [record for record in records.runs(NAME, SCALE) if record["config"]["judged"]]
+    found = [
+        record
+        for record in records.runs(NAME, SCALE)
+        if record["config"]["judged"] and record["config"]["task"] == task
+    ]
     for record in found:
-        task, commit = record["config"]["task"], record["commit"]
+        commit = record["commit"]
         words = f"{task}, {record['config']['method']}, seed {record['seed']}"
         if record.get("protocol") != digest(task):
-            raise ValueError(f"{words}: judged by another protocol than today's; run it again")
+            raise ValueError(
+                f"{words}: judged by another protocol than today's: run with --drop-old"
+            )
         if not commit or commit.endswith("changes"):
             raise ValueError(f"{words}: made by a tree with changes; run it again")
     return found
@@ -259,7 +265,7 @@ def frame(task: str) -> pd.DataFrame:
 
 @cache
 def _frame(task: str, path: str, size: int) -> pd.DataFrame:
-    return table([r for r in recorded() if r["config"]["task"] == task], setting)
+    return table(recorded(task), setting)
 
 
 def known(task: str, methods: Sequence[str]) -> list[str]:

@@ -103,16 +103,16 @@ def test_records_of_another_protocol_or_of_changes_are_refused(monkeypatch):
         records.append(protocol.NAME, protocol.SCALE, own, {}, seconds=0, data="", place=place)
 
     record(0)
-    assert len(protocol.recorded()) == 1
+    assert len(protocol.recorded("few")) == 1
     record(1, protocol="older")
     with pytest.raises(ValueError, match="seed 1: judged by another protocol than today's"):
-        protocol.recorded()
+        protocol.recorded("few")
     path = records.runs_path(protocol.NAME, protocol.SCALE)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[-1] |= {"protocol": protocol.digest("few"), "commit": "abc + changes"}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ValueError, match="seed 1: made by a tree with changes"):
-        protocol.recorded()
+        protocol.recorded("few")
 
 
 def test_errors_are_by_seed_and_need_every_judged_seed():
