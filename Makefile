@@ -12,7 +12,7 @@ RESULTS := $(filter-out results/mutants.json, $(wildcard results/*.json*))
 COLAB_PYTHON ?= python3.13
 COLAB_PACKAGES ?= tests/colab/packages.txt
 
-.PHONY: help book gate serve test more quick lint unit coverage notebooks colab pages mutants core links bench clean
+.PHONY: help book gate serve test more quick lint unit coverage notebooks colab pages mutants rerun core links bench clean
 .NOTPARALLEL:  # two targets may want to execute the same chapter
 
 help:  ## what can be made
@@ -81,6 +81,9 @@ links: book  ## every link out of the book leads somewhere; needs a network
 
 mutants: $(VENV)/installed  ## inject the faults of tests/mutants.toml: each row must notice
 	$(PY) -m tools.mutants rows
+
+rerun: $(VENV)/installed  ## one recorded run of each experiment again: does today's code repeat it?
+	OMP_NUM_THREADS=1 $(PY) -m samkit.paper.experiments.rerun
 
 core: $(VENV)/installed  ## inject mechanical faults into the core modules: their tests must notice
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[mutation]'

@@ -157,6 +157,8 @@ def _run(options: argparse.Namespace) -> int:
                 jobs=jobs,
                 say=lambda line: print(line, flush=True),
             ).left
+        if found := experiments.recorded_so_far(name, scale):
+            print(f"\n{experiment.summary(found).to_string(index=False)}\n", flush=True)
     return 3 if left else 0
 
 
