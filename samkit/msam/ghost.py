@@ -31,7 +31,7 @@ import sys
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -93,13 +93,10 @@ def _part(
 ) -> tuple[Tensor, int]:
     """The share of groups of one size, all at once; returns (the losses at w, the bytes held)."""
     noise, before = passes.Noise(params), passes.State([model])
-    no_sync = getattr(model, "no_sync", nullcontext)  # a DDP model averages over ranks once
-    record = Record(model, params, groups, len(part), decays=weight_decay > 0)
     first = part.copy()
-    with no_sync(), _eager(model):
-        with record:
-            losses = per_example(loss_fn, model, first)
-        bytes = record.bytes
+    losses, record = recorded(model, loss_fn, first, params, groups, decays=weight_decay > 0)
+    bytes = record.bytes
+    with _eager(model):  # checkpointed layers run again
         record.backward(losses)
     k = weight_decay * len(part) / groups
     norms = record.squared_norms(k)
@@ -115,12 +112,32 @@ def _part(
     noise.replay()
     after = before.now()
     before.restore()
-    with _eager(model), no_sync() if not part.last else nullcontext():
+    with _eager(model), nullcontext() if part.last else _no_sync(model):
         with Replay(record, s / (1 + c), c):
             perturbed = per_example(loss_fn, model, part.again(first))
         (perturbed.sum() / b).backward()
     after.restore()
     return losses.detach(), bytes
+
+
+def recorded(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Batch,
+    params: Sequence[Tensor],
+    groups: int,
+    *,
+    decays: bool = False,
+) -> tuple[Tensor, Record]:
+    """The forward of the first pass: the losses, and the record of its calls."""
+    record = Record(model, params, groups, len(batch), decays=decays)
+    with _no_sync(model), _eager(model), record:
+        return per_example(loss_fn, model, batch), record
+
+
+def _no_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """A DDP model averages over ranks once, in the last pass."""
+    return getattr(model, "no_sync", nullcontext)()
 
 
 def _add_decay(

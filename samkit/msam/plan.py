@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from samkit.msam.batch import Batch, LossFn, leaves
-from samkit.msam.check import Paths, Seconds, check
+from samkit.msam.check import Paths, check, timed
 
 #: checks are made at the calls 1, 2, 4, 8, ..., and at the multiples of this
 EVERY = 512
@@ -23,6 +23,14 @@ EVERY = 512
 TRIALS = 4
 #: signatures that are kept for one model, and shapes for a signature; the oldest is dropped
 KEPT = 256
+
+
+@dataclass
+class Seconds:
+    """What a batch takes on the fast path, and in the loop."""
+
+    fast: float
+    loop: float
 
 
 @dataclass
@@ -37,7 +45,7 @@ class Plan:
     warned: bool = False
     calls: int = 0
     bytes: dict[Hashable, int] = field(default_factory=dict)
-    seconds: list[Seconds] = field(default_factory=list)  # for each number of the input
+    seconds: list[Seconds] = field(default_factory=list)  # at checks; for a number of the input
 
     @property
     def loop_is_faster(self) -> bool:
@@ -54,20 +62,27 @@ class Plan:
             return 1
         return 0 if new_shape else None
 
-    def prepare(self, paths: Paths, batch: Batch, m: int) -> None:
-        """Raises Unsupported if a check is due and fails; counts the call, knows its bytes."""
+    def run(self, paths: Paths, batch: Batch, m: int, *, only_fast: bool) -> Tensor | None:
+        """The fast path, after a check where one is due; None where the loop is faster.
+
+        Raises Unsupported if a check fails. At a call with a check the fast path is timed.
+        """
         shape = tuple(t.shape for t in leaves((batch.inputs, batch.targets)))
         paths.bytes = self.bytes.pop(shape, None)
         splits = self.splits(new_shape=paths.bytes is None)
-        settled = len(self.seconds) >= TRIALS and self.loop_is_faster
-        if splits is not None and not settled:
-            seconds = check(paths, batch, m, splits=splits, seed=self.calls)
-            if splits:
-                per_number = 1 / batch.size
-                self.seconds.append(Seconds(seconds.fast * per_number, seconds.loop * per_number))
+        if len(self.seconds) >= TRIALS and self.loop_is_faster and not only_fast:
+            splits = None  # there is nothing to check
+        if splits is not None:
+            loop = check(paths, batch, m, splits=splits, seed=self.calls)
         self.calls += 1
         if paths.bytes is not None:
             keep(self.bytes, shape, paths.bytes)
+        if splits:
+            with timed(paths.params) as fast:
+                loss = paths.run_fast(batch, m)
+            self.seconds.append(Seconds(fast() / batch.size, loop / batch.size))
+            return loss
+        return paths.run_fast(batch, m) if only_fast or not self.loop_is_faster else None
 
     def refuse(self, reason: str, groups: int) -> None:
         """From now on it is the loop; says once why."""

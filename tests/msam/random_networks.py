@@ -2,7 +2,8 @@
 
     PYTHONPATH=.:tests python -m msam.random_networks 3000
 
-tries so many networks and writes results/random_networks.json; the ordinary tests try a few.
+tries so many networks, and writes results/random_networks.json, which a chapter
+shows; the ordinary tests try a few.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msam.networks import Scale, losses
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -51,20 +53,6 @@ class HalfBack(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         return g / 2
-
-
-class Times(torch.autograd.Function):
-    """x * w by a gradient of its own."""
-
-    @staticmethod
-    def forward(ctx, x, w):
-        ctx.save_for_backward(x, w)
-        return x * w
-
-    @staticmethod
-    def backward(ctx, g):
-        x, w = ctx.saved_tensors
-        return g * w, (g * x).sum(0)
 
 
 def attend(s: Step, h: Tensor) -> Tensor:
@@ -145,7 +133,7 @@ APART: dict[str, Callable[[Step, Tensor], Tensor]] = {
     "sign": lambda s, h: s.a(h.sign() + h),
     "largest": lambda s, h: s.a(h) + F.one_hot(h.argmax(1), D).to(h),
     "half of the derivative": lambda s, h: HalfBack.apply(s.a(h)),
-    "own derivative": lambda s, h: Times.apply(h, s.scale),
+    "own derivative": lambda s, h: Scale.apply(h, s.scale),
     "number": lambda s, h: s.t * h * s.t.item(),
     "numbers": lambda s, h: s.a(h) * max(s.a.bias.tolist()),
     "data": lambda s, h: s.a(h) * s.a.bias.data,
@@ -180,13 +168,11 @@ MIXED: dict[str, Callable[[Step, Tensor], Tensor]] = {
 }
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "plain": lambda z, y: F.cross_entropy(z, y, reduction="none"),
+    "plain": losses,
     "squares": lambda z, y: (z - F.one_hot(y, CLASSES)).square().mean(1),
-    "by the size": lambda z, y: F.cross_entropy(z, y, reduction="none") / len(y),
-    "by the class": lambda z, y: (
-        F.cross_entropy(z, y, reduction="none") / torch.bincount(y, minlength=CLASSES)[y]
-    ),
-    "penalty": lambda z, y: F.cross_entropy(z, y, reduction="none") + 0.1 * z.square().mean(),
+    "by the size": lambda z, y: losses(z, y) / len(y),
+    "by the class": lambda z, y: losses(z, y) / torch.bincount(y, minlength=CLASSES)[y],
+    "penalty": lambda z, y: losses(z, y) + 0.1 * z.square().mean(),
 }
 
 
@@ -302,6 +288,7 @@ networks = st.fixed_dictionaries(
 
 
 def main() -> None:
+    from benchmarks.measure import machine
     from samkit.paper import records
 
     tried = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
@@ -324,7 +311,12 @@ def main() -> None:
             print(dict(ways), f"largest deviation {worst:.1e}", flush=True)
 
     run()
-    result = {"tried": sum(ways.values()), "ways": dict(ways), "largest deviation": worst}
+    result = {
+        "machine": machine(),
+        "tried": sum(ways.values()),
+        "ways": dict(ways),
+        "largest deviation": worst,
+    }
     records.save("random_networks", result)
     print(result)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 
 import pytest
@@ -220,6 +221,98 @@ def test_the_chance_that_one_split_misses_two_of_128(monkeypatch):
         assert not any(len(set(row) & set(column)) > 1 for row in rows for column in columns)
     bound = 1 / math.sqrt(G)  # 0.088, as the docstring says
     assert missed / tried < bound + 3 * math.sqrt(bound / tried)
+
+
+def pair(coupling: Callable[[Tensor, Tensor], Tensor]) -> tuple[nn.Module, Batch, list[int]]:
+    """(network, 16 examples, where): to the features of one example something of another is added.
+
+    where: which two.
+    """
+    torch.manual_seed(0)
+    x, y, where = torch.randn(16, 7).double(), torch.randint(CLASSES, (16,)), [0, 1]
+
+    def how(s: nn.Module, z: Tensor) -> Tensor:
+        h = s.a(z).tanh()
+        one, other = ((z[:, 0] == x[i, 0]).to(h) for i in where)
+        return s.b(h + torch.outer(one, coupling(h, other @ h)))
+
+    return two(how)().double(), Batch(x, y), where
+
+
+def misses(net: nn.Module, batch: Batch, where: list[int], splits: int, checks: int = 12) -> int:
+    """How many of these checks let the network pass, with two others each time."""
+    paths, missed = Paths(net, losses, [*net.parameters()], OPTIONS, 2**30), 0
+    for seed in range(checks):
+        where[:] = torch.randperm(16, generator=torch.Generator().manual_seed(seed))[:2].tolist()
+        with suppress(Unsupported):
+            check(paths, batch, 1, splits=splits, seed=checks + seed)
+            missed += 1
+    return missed
+
+
+def test_a_dependence_that_only_a_derivative_shows_is_never_missed():
+    assert misses(*pair(lambda h, other: other - other.detach()), splits=1) == 0
+
+
+def test_a_dependence_by_value_alone_is_missed_by_one_split_in_the_square_root_of_the_groups():
+    problem = pair(lambda h, other: other.detach())
+    assert misses(*problem, splits=2) == 0
+    assert 0 < misses(*problem, splits=1) < 12 * (1 / 4 + 3 * math.sqrt(1 / 4 * 3 / 4 / 12))
+
+
+def test_a_dependence_at_the_moved_weights_alone_is_missed_half_of_the_time():
+    def coupling(h: Tensor, other: Tensor) -> Tensor:
+        moved = torch.cdist(h.detach(), home).amin(1).max() > 1e-9
+        return other.detach() * moved
+
+    net, batch, where = pair(coupling)
+    home = net.a(batch.inputs).tanh().detach()
+    assert 0 < misses(net, batch, where, splits=2) < 12 * (1 / 2 + 3 * math.sqrt(1 / 4 / 12))
+
+
+def test_numbers_without_influence_may_depend_on_the_batch():
+    # The first, cheap look sees them; what the fast path computes has the last word.
+    def how(s: nn.Module, x: Tensor) -> Tensor:
+        length = int(x[:, :, 0].ne(0).sum(1).max())  # of the longest text
+        h = s.a(x[:, :length])
+        padding = x[:, :length, :1] == 0
+        return s.b((h + padding * h.mean(0)).masked_fill(padding, 0).sum(1))
+
+    net, y = two(how)().double(), torch.randint(CLASSES, (12,))
+    words = torch.arange(5) <= torch.arange(12)[:, None] % 5
+    x = torch.randn(12, 5, 7).double() * words[..., None]
+    msam_grad(net, losses, x, y, rho=0.3, m=2, method="ghost")
+    assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=2)) < EXACT
+
+
+def test_the_message_says_where_the_dependence_is_seen_first():
+    layers = nn.Sequential(nn.Linear(7, 7), nn.Linear(7, 7), nn.Linear(7, CLASSES)).double()
+    x, y = vector()
+    layers[1].register_forward_hook(lambda _, __, z: z - z.mean(0))
+    with pytest.raises(Unsupported, match=r"first in what is given to '2\.weight' of Linear and"):
+        msam_grad(layers, losses, x, y, rho=0.3, m=3, method="ghost")
+    layers[1]._forward_hooks.clear()
+
+    def in_the_loss(z: Tensor, y: Tensor) -> Tensor:
+        return losses(z, y) * z.square().mean()
+
+    with pytest.raises(Unsupported, match="first in the loss"):
+        msam_grad(layers, in_the_loss, x, y, rho=0.3, m=3, method="ghost")
+
+
+def test_the_price_of_the_checks():
+    # In examples that are taken forward, of which an SGD step takes 128 and the fast path 256.
+    net = nn.Linear(7, CLASSES)
+    x, y, taken = torch.randn(128, 7), torch.randint(CLASSES, (128,)), []
+    net.register_forward_hook(lambda _, inputs, __: taken.append(len(inputs[0])))
+    first_of = []
+    for _ in range(8):
+        before = len(taken)
+        msam_grad(net, losses, x, y, rho=0.3, m=1, method="ghost")
+        first_of.append((len(taken) - before - 2, sum(taken[before:]) - 256))
+    # two examples each way; first passes of all and of the parts; halves each way
+    first, later = (4 + 2 + 1 + 12 + 11 + 4 + 2, 8 + 3 * 128 + 512), (4 + 2 + 1 + 12, 8 + 256)
+    assert first_of == [first, later, (0, 0), later, *[(0, 0)] * 3, later]
 
 
 # What must pass

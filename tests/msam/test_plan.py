@@ -14,8 +14,7 @@ from torch import nn
 
 from samkit import Unsupported, msam_grad
 from samkit.msam import plan as plans
-from samkit.msam.check import Seconds
-from samkit.msam.plan import Plan
+from samkit.msam.plan import Plan, Seconds
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def checks(monkeypatch) -> list[tuple[int, int]]:
     def check(paths, batch, m, *, splits, seed):
         made.append((m, splits))
         paths.bytes = 1
-        return Seconds(1.0, 2.0)
+        return 1000.0
 
     monkeypatch.setattr(plans, "check", check)
     return made
@@ -77,15 +76,24 @@ def test_where_the_loop_is_faster_it_is_taken_and_there_is_nothing_to_check(chec
     net.register_forward_hook(lambda *_: calls.append(1))
     for _ in range(20):
         msam_grad(net, losses, x, y, rho=0.1, m=3)
-    assert len(calls) == 20 * 2 * 4  # two passes for each of four groups
+    # two passes for each of four groups; but the fast path where it is timed, after a check
+    assert len(calls) == (20 - plans.TRIALS) * 2 * 4 + plans.TRIALS * 2
     assert len(checks) == plans.TRIALS
+
+
+def test_who_names_the_fast_path_has_it_checked_also_where_the_loop_is_faster(checks, monkeypatch):
+    net, x, y = build(GHOST["mlp"])
+    monkeypatch.setattr(Plan, "loop_is_faster", True)
+    for _ in range(32):
+        msam_grad(net, losses, x, y, rho=0.1, m=3, method="ghost")
+    assert len(checks) == 6  # at the calls 1, 2, 4, 8, 16, 32
 
 
 def test_what_is_refused_is_never_tried_again_and_the_user_warned_once(monkeypatch):
     net, x, y = build(LOOP["weight norm"])
     with pytest.warns(UserWarning, match="each of 4 groups.*no rule for _weight_norm") as warned:
         msam_grad(net, losses, x, y, rho=0.1, m=3)
-        monkeypatch.setattr(Plan, "prepare", None)
+        monkeypatch.setattr(Plan, "run", None)
         for b in (12, 10):  # also of another shape
             msam_grad(net, losses, x[:b], y[:b], rho=0.1, m=3)
     assert [w.filename for w in warned] == [__file__]
