@@ -30,8 +30,9 @@ serve: book  ## show the built book at http://127.0.0.1:8000
 
 test: lint unit $(STAMPS)/nbval pages  ## everything that must pass
 
-more: $(VENV)/installed  ## longer searches for faults, and SAM in the frameworks it is used in
-	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[frameworks]'
+more: book  ## longer searches for faults, SAM in the frameworks it is used in, the pages in Firefox
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[firefox,frameworks]'
+	$(PY) -m tools.browser firefox
 	$(PY) -m pytest tests -m long -n 2
 
 quick: $(VENV)/installed  ## lint, types and nine tenths of the tests of samkit, in a minute

@@ -1,4 +1,4 @@
-"""Find a Chromium to look at the pages with, or get one: `python -m tools.browser`."""
+"""Find a browser for the pages, or get one: `python -m tools.browser`, or `... firefox`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,38 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+NAMES = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
+    "firefox": ("firefox-esr", "firefox"),
+}
+MAC = {
+    "chromium": "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "firefox": "/Applications/Firefox.app/Contents/MacOS/firefox",
+}
+DEBIAN = {"chromium": ("chromium", "fonts-liberation"), "firefox": ("firefox-esr",)}
+ALONE = {  # as preferences of Firefox: it reaches this machine and no other
+    "network.proxy.type": 1,
+    **{f"network.proxy.{scheme}": "127.0.0.1" for scheme in ("http", "ssl")},
+    **{f"network.proxy.{scheme}_port": 9 for scheme in ("http", "ssl")},
+}
 
 
-def installed() -> str | None:
-    """The path of a Chromium or Chrome on this machine, one that Playwright fetched included."""
+def installed(name: str = "chromium") -> str | None:
+    """The path of a browser on this machine, a Chromium that Playwright fetched included."""
     from playwright.sync_api import sync_playwright
 
-    for name in (*NAMES, MAC):
-        if path := shutil.which(name):
+    for program in (*NAMES[name], MAC[name]):
+        if path := shutil.which(program):
             return path
+    if name != "chromium":  # Playwright's own Firefox answers to it alone
+        return None
     with sync_playwright() as playwright:
         path = playwright.chromium.executable_path
     return path if path and Path(path).exists() else None
 
 
-def by_apt() -> None:
-    """Debian's chromium, where apt is there and may be used without a question."""
+def by_apt(name: str) -> None:
+    """Debian's, where apt is there and may be used without a question."""
     if not shutil.which("apt-get"):
         return
     may = [] if os.geteuid() == 0 else ["sudo", "-n"]
@@ -36,26 +50,26 @@ def by_apt() -> None:
     subprocess.run([*may, "apt-get", "update", "-qq"], env=quiet)
     # what chromium recommends besides fonts, such as printing, is a hundred packages more
     get = ["apt-get", "install", "-y", "-qq", "--no-install-recommends"]
-    wanted = ["chromium", "fonts-liberation"]
-    subprocess.run([*may, *get, *wanted], env=quiet, stdout=subprocess.DEVNULL)
+    subprocess.run([*may, *get, *DEBIAN[name]], env=quiet, stdout=subprocess.DEVNULL)
 
 
-def by_playwright() -> None:
+def by_playwright(name: str) -> None:
     """Playwright's own download."""
-    subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
+    if name == "chromium":
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
 
 
-def find_or_get() -> str:
+def find_or_get(name: str = "chromium") -> str:
     """The path of a browser; tries apt, then Playwright. Exits with the cure if none can be had."""
     for get in (None, by_apt, by_playwright):
         if get:
-            print(f"no Chromium found: trying {get.__name__.replace('_', ' ')}", flush=True)
-            get()
-        if path := installed():
+            print(f"no {name} found: trying {get.__name__.replace('_', ' ')}", flush=True)
+            get(name)
+        if path := installed(name):
             return path
     raise SystemExit(
-        "The pages cannot be tested: no Chromium or Chrome is here, apt could not install one and "
-        "Playwright could not download one. Install one by hand, e.g. `apt-get install chromium`."
+        f"The pages cannot be tested in {name}: none is here, and neither apt nor Playwright could "
+        f"bring one. Install one by hand, e.g. `apt-get install {DEBIAN[name][0]}`."
     )
 
 
@@ -73,6 +87,84 @@ def chromium():
         )
         yield running
         running.close()
+
+
+class InChromium:
+    """A tab of Playwright's, as tools/gate.py asks of one."""
+
+    def __init__(self, page):
+        self.page, self.evaluate = page, page.evaluate
+
+    def goto(self, address: str) -> None:
+        self.page.goto(address)
+
+    def resize(self, width: int) -> None:
+        self.page.set_viewport_size({"width": width, "height": 800})
+
+
+class InFirefox:
+    """A frame of Firefox's, which can be narrower than a window; by Mozilla's Marionette."""
+
+    def __init__(self, driver):
+        self.driver = driver
+        driver.timeout.script = 300
+        driver.set_window_rect(width=2000, height=900)
+
+    def goto(self, address: str) -> None:
+        self.driver.switch_to_frame()
+        self.driver.navigate("about:blank")
+        frame = "{style: 'border: 0; position: fixed; inset: 0; width: 100%; height: 800px'}"
+        self._run(
+            f"""async () => {{
+            const frame = Object.assign(document.createElement("iframe"), {frame});
+            const loaded = new Promise((done) => frame.addEventListener("load", done));
+            document.body.append(Object.assign(frame, {{src: {address!r}}}));
+            await loaded;
+        }}"""
+        )
+
+    def resize(self, width: int) -> None:
+        self._run(f"async () => {{ document.querySelector('iframe').style.width = '{width}px' }}")
+
+    def evaluate(self, function: str):
+        self.driver.switch_to_frame(0)
+        try:
+            return self._run(function)
+        finally:
+            self.driver.switch_to_frame()
+
+    def _run(self, function: str):
+        script = (
+            f"({function})().then((value) => arguments[0]([value]), (e) => arguments[0](`${{e}}`))"
+        )
+        answer = self.driver.execute_async_script(script)
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer[0]
+
+
+@contextmanager
+def firefox():
+    """A tab of a Firefox without a window, which reaches this machine and no other."""
+    from marionette_driver.marionette import Marionette
+
+    driver = Marionette(bin=find_or_get("firefox"), port=0, headless=True, prefs=ALONE)
+    try:
+        driver.start_session()
+        yield InFirefox(driver)
+    finally:
+        driver.cleanup()
+
+
+@contextmanager
+def tab(name: str):
+    """A tab of a browser, as tools/gate.py asks for."""
+    if name == "firefox":
+        with firefox() as one:
+            yield one
+    else:
+        with chromium() as running:
+            yield InChromium(running.new_page(reduced_motion="reduce"))
 
 
 def watched(tab, site: str, kinds: tuple[str, ...] = ("error", "warning")) -> list[str]:
@@ -129,4 +221,4 @@ def accessibility_faults(page, *, colours_alone: bool = False) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(f"browser: {find_or_get()}")
+    print(f"browser: {find_or_get(*sys.argv[1:])}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from docutils import nodes
+
 CHANGES = [
     # everything on a page is in a landmark
     (
@@ -30,6 +32,19 @@ def change_pages(app, exception):
                 page.write_text(new, encoding="utf-8")
 
 
+def unnest(app, doctree):
+    """Takes the blocks out of a parameter's paragraph, where Sphinx puts them: <p> holds words."""
+    for outer in list(doctree.findall(nodes.paragraph)):
+        inner = [child for child in outer.children if isinstance(child, nodes.Body)]
+        if not inner or not isinstance(inner[0], nodes.paragraph):
+            continue
+        place = outer.index(inner[0])
+        blocks = outer.children[place + 1 :]
+        words = [*outer.children[:place], *inner[0].children]
+        outer.parent.replace(outer, [nodes.paragraph("", "", *words), *blocks])
+
+
 def setup(app):
+    app.connect("doctree-read", unnest)
     app.connect("build-finished", change_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

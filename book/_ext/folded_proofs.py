@@ -3,7 +3,8 @@
 On paper pages.mjs unfolds them, and whatever else is folded.
 
 sphinx-proof gives a proof no title, on which the script that folds other boxes stumbles, and the
-same id to all of them: here the proof of `thm-nesting` is at `#proof-of-thm-nesting`.
+same id to all of them and to the words of each theorem: here the proof of `thm-nesting` is at
+`#proof-of-thm-nesting`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ def labelled_or_proof(node):
 
 def fold(app, doctree):
     label, seen = "", set()
+    for section in doctree.findall(nodes.section):
+        if section["ids"] == ["proof-content"]:
+            section["ids"] = []
     for proof in list(doctree.findall(labelled_or_proof)):
         if not isinstance(proof, proof_node):
             label = proof["label"] or label

@@ -68,22 +68,8 @@ def numbers(figure):
     return {p.locator("dt").inner_text(): p.locator("dd").inner_text() for p in pairs}
 
 
-CONTROLS = [
-    (name, control["name"], control["kind"])
-    for name in interactive.NAMES
-    for control in outside.controls(name)
-    if control["kind"] != "hidden"
-]
-
-
-@pytest.mark.parametrize("name, control, kind", CONTROLS)
-@pytest.mark.parametrize("how", ["mouse", "keyboard"])
-def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
-    tab, site, name, control, kind, how
-):
-    figure = opened(tab, site, name)
-    before = seen(figure)
-    handle = figure.locator(f"[id$='-{control}']")
+def move(tab, handle, kind, how):
+    """A control to another value, by the mouse or from the keyboard."""
     handle.scroll_into_view_if_needed()
     if kind == "choice":
         options = handle.locator("option").count()
@@ -109,17 +95,29 @@ def test_every_control_moves_the_picture_and_its_state_is_in_the_address(
         share = 0.9 if value < 0.5 * most else 0.1
         tab.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
     frames(tab)
-    after = seen(figure)
-    assert after[0] != before[0], "the drawing is as before"
-    later = "() => new Promise(done => setTimeout(() => done(location.href), 300))"
-    address = tab.evaluate(later)  # it follows the last change within 250 ms
-    assert f"{name}=" in address
-    # a reader who follows the link sees the same
-    opened(tab, site, name, address.partition(".html")[2])
-    assert seen(figure) == after
-    figure.get_by_role("button", name="Reset").click()
-    frames(tab)
-    assert seen(figure) == before
+
+
+@pytest.mark.parametrize("name", interactive.NAMES)
+def test_every_control_moves_the_picture_and_its_state_is_in_the_address(tab, site, name):
+    figure = opened(tab, site, name)
+    before = seen(figure)
+    controls = {c["name"]: c["kind"] for c in outside.controls(name) if c["kind"] != "hidden"}
+    reader = tab.context.new_page()
+    wrong = browser.watched(reader, site)
+    for control, kind in controls.items():
+        for how in ("mouse", "keyboard"):
+            move(tab, figure.locator(f"[id$='-{control}']"), kind, how)
+            after = seen(figure)
+            assert after[0] != before[0], f"{control} by {how}: the drawing is as before"
+            if how == "keyboard":  # a reader who follows the link sees the same
+                later = "() => new Promise(done => setTimeout(() => done(location.href), 260))"
+                address = tab.evaluate(later)  # it follows the last change within 250 ms
+                assert f"{name}=" in address
+                assert seen(opened(reader, site, name, address.partition(".html")[2])) == after
+            figure.get_by_role("button", name="Reset").click()
+            frames(tab)
+            assert seen(figure) == before, f"{control} by {how}: not as before after a reset"
+    assert wrong == []
 
 
 @pytest.mark.parametrize("name", interactive.NAMES)
