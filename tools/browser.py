@@ -148,7 +148,8 @@ def firefox():
     """A tab of a Firefox without a window, which reaches this machine and no other."""
     from marionette_driver.marionette import Marionette
 
-    driver = Marionette(bin=find_or_get("firefox"), port=0, headless=True, prefs=ALONE)
+    options = {"headless": True, "prefs": ALONE, "gecko_log": os.devnull}
+    driver = Marionette(bin=find_or_get("firefox"), port=0, **options)
     try:
         driver.start_session()
         yield InFirefox(driver)
