@@ -15,6 +15,7 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 ``diagonal-lab``     sparse regression in 10,001 steps, the theorem checked, the rule broken
 ``entropy``          the hyperbolic entropy of two coefficients, and the solution that has least
 ``sharpness``        a ball around the weights: one step of SAM against the true maximum
+``bound``            the PAC-Bayes bound over noise and examples, against guessing
 ``convergence``      the bound of the theorem over the steps, against runs of stochastic SAM
 ``relu-network``     a ReLU network on twelve points trains: gradient descent beside SAM
 ``switch-on``        recorded runs: SAM switched on, or off, at an epoch of training
@@ -47,6 +48,7 @@ NAMES = (
     "diagonal-lab",
     "entropy",
     "sharpness",
+    "bound",
     "convergence",
     "relu-network",
     "switch-on",
