@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from playwright._impl._driver import compute_driver_executable
 
-from samkit.paper import interactive, records
+from samkit.paper import interactive
 from tools import serve
 
 WIDTH = 680
@@ -78,70 +78,66 @@ DATA = "// Written by `python -m tools.interactive write` from the runs of {sour
 
 
 def switch_data() -> str:
-    """Test and validation errors over the epochs of Figure 8's runs.
+    """Test errors at the end of Figure 8's runs, by the protocol: a switch at a share of training.
 
-    Those of one training with a switch, and the first trainings of the fine-tuning runs, which have
-    none. An error in units of 0.0001 is three digits to the base 36, one string for each seed.
+    ``at`` is the share before the switch, 1 where there is none; an error for each seed.
     """
-    from samkit.paper.experiments import fig08_fine_tuning as fine_tuning  # imports torch
+    from samkit.paper import protocol  # imports torch
 
-    found: dict[tuple[str, int], list[dict]] = {}
-    for record in records.runs("fig08_fine_tuning", "laptop"):
-        setting = fine_tuning.setting(record["config"])
-        first, then = setting["run"].split(" -> ")
-        if first == then or setting["switch"]:
-            epochs = record["config"]["recipes"][0]["epochs"]
-            found.setdefault((first, setting["switch"] or epochs), []).append(record)
-    runs = [
-        {"first": first, "at": at}
-        | {
-            name: [
-                "".join(map(_three_digits, r["metrics"]["history"][f"{name}_error"][:epochs]))
-                for r in sorted(settled, key=lambda record: record["seed"])
-            ]
-            for name in ("test", "validation")
-        }
-        for (first, at), settled in found.items()
-        if first != "128-SAM"
-    ]
-    return _data_module(runs, "Figure 8, errors in units of 0.0001, three digits to the base 36")
+    schedules = {"cosine": ("{}", (0.25, 0.5, 0.75)), "divided by ten": ("{}, piecewise", (0.5,))}
+    runs = []
+    for schedule, (name, shares) in schedules.items():
+        methods = {("ERM", 1): "ERM, rate of 16-SAM", ("16-SAM", 1): "16-SAM"}
+        methods |= {("ERM", at): f"ERM to 16-SAM at {at:g}" for at in shares}
+        methods |= {("16-SAM", at): f"16-SAM to ERM at {at:g}" for at in shares}
+        for (first, at), method in methods.items():
+            errors = protocol.errors("mnist1d", name.format(method)).tolist()
+            runs.append({"schedule": schedule, "first": first, "at": at, "errors": errors})
+    return _data_module(runs, "Figure 8, by the protocol")
 
 
 def role_data() -> str:
-    """The test errors of m-SAM for every recorded m and radius on MNIST-1D, one for each seed."""
-    found: dict[tuple, list[tuple[int, float]]] = {}
-    for record in records.runs("fig02_role_of_m", "laptop"):
-        perturbation = record["config"]["recipes"][0]["perturbation"]
-        if record["config"]["data"] == "mnist1d" and perturbation["steps"] == 1:
-            m = perturbation["m"] if perturbation["rho"] else 0
-            error = record["metrics"]["test_error"]
-            found.setdefault((m, perturbation["rho"]), []).append((record["seed"], error))
-    cells = [
-        {"m": m, "rho": rho, "errors": [error for _, error in sorted(of)]}
-        for (m, rho), of in sorted(found.items())
-    ]
-    return _data_module(cells, "Figure 2, m = 0 is ERM")
+    """For every m and radius that was tried on MNIST-1D the validation error at its best rate.
+
+    "errors" are the judged test errors, one for each seed, at the radius that was chosen for m.
+    """
+    from samkit.paper import protocol  # imports torch
+
+    tuned = protocol.tuned_frame("mnist1d")
+    cells = []
+    for method in ("ERM", "1-SAM", "4-SAM", "16-SAM", "64-SAM", "128-SAM"):
+        own = tuned[tuned["method"] == method]
+        chosen = protocol.chosen("mnist1d", method)[1]
+        for rho, error in own.groupby("rho")["validation_error"].min().items():
+            m = 0 if method == "ERM" else int(method.split("-")[0])
+            cell = {"m": m, "rho": rho, "tuned": round(error, 6)}
+            if rho == chosen:
+                cell["errors"] = protocol.errors("mnist1d", method).tolist()
+            cells.append(cell)
+    return _data_module(cells, "Figure 2, by the protocol, m = 0 is ERM")
 
 
 def labels_data() -> str:
-    """Means over the seeds of Figure 12: errors over the epochs on right and wrong labels."""
-    found: dict[tuple, list[dict]] = {}
-    for record in records.runs("fig12_label_noise", "laptop"):
-        config = record["config"]
-        perturbation = config["recipes"][0]["perturbation"]
-        method = f"{perturbation['m']}-SAM" if perturbation["rho"] else "ERM"
-        noise = f"{100 * config['noise']:.0f} % {config['noise_kind']}"
-        found.setdefault((noise, method), []).append(record["metrics"]["history"])
-    series = {"right": "train_clean_error", "wrong": "train_noisy_error", "test": "test_error"}
-    runs = [
-        {"noise": noise, "method": method}
-        | {
-            short: "".join(map(_three_digits, np.mean([h[name] for h in histories], axis=0)))
-            for short, name in series.items()
-        }
-        for (noise, method), histories in sorted(found.items())
-    ]
-    return _data_module(runs, "Figure 12, mean errors in units of 0.0001, as in switch-data.mjs")
+    """Means over the judged seeds of Figure 12: errors on right and wrong labels by epoch."""
+    from samkit.paper import protocol  # imports torch
+
+    kinds = {
+        "40 % symmetric": "{}",
+        "60 % symmetric": "{}, 60 %",
+        "40 % asymmetric": "{}, asymmetric",
+    }
+    series = {"right": "train_clean_error", "wrong": "train_noisy_error"}
+    series |= {"validation": "validation_error"}
+    runs = []
+    for noise, name in kinds.items():
+        for method in ("ERM", "128-SAM", "16-SAM"):
+            histories = protocol.errors("mnist1d-noise40", name.format(method), "history")
+            run = {"noise": noise, "method": method, "epoch": histories[0]["epoch"]}
+            means = {
+                short: np.mean([h[key] for h in histories], 0) for short, key in series.items()
+            }
+            runs.append(run | {short: mean.round(4).tolist() for short, mean in means.items()})
+    return _data_module(runs, "Figure 12, by the protocol, mean errors over ten seeds")
 
 
 def _data_module(runs: Sequence[Mapping[str, Any]], source: str) -> str:
@@ -154,10 +150,6 @@ RECORDED = {
     "role-data": role_data,
     "labels-data": labels_data,
 }
-
-
-def _three_digits(error: float) -> str:
-    return np.base_repr(round(10_000 * error), 36).lower().zfill(3)
 
 
 def _node(script: str, *arguments: str) -> Any:

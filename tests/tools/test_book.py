@@ -266,7 +266,7 @@ def test_a_missing_record_is_said_at_once_with_the_command_that_restores_it(monk
     monkeypatch.setattr(execute, "execute_all", lambda pages: pytest.fail(started))
     with pytest.raises(BuildFailed) as failure:
         run(tree.ROOT / "book" / "08-label-noise.md")
-    assert f"no {tmp_path / 'fig12_label_noise-laptop.jsonl'}" in str(failure.value)
+    assert f"no {tmp_path / 'small_networks-laptop.jsonl'}" in str(failure.value)
     assert "git restore results" in str(failure.value)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from samkit.paper import records
-from samkit.paper.experiments import fig12_label_noise, frame
+from samkit.paper import protocol
+from samkit.paper.experiments import frame
 from tools import interactive as outside
 
 
@@ -12,49 +12,53 @@ from tools import interactive as outside
 def test_the_data_are_in_step_with_the_records(name):
     stored = (outside.interactive.ESM / f"{name}.mjs").read_text(encoding="utf-8")
     assert stored == outside.RECORDED[name](), "run: python -m tools.interactive write"
+    assert len(stored) < 10_000
+
+
+def mean_and_half(values):
+    low, high = frame.interval(values)
+    return pytest.approx((np.mean(values), (high - low) / 2), rel=1e-6)
 
 
 def test_the_map_of_m_and_radius():
-    shown = outside.computed("role-map", {"m": 16, "rho": 0.4})["result"]
+    shown = outside.computed("role-map", {"m": 16, "rho": 0.2})["result"]
+    tuned = protocol.tuned_frame("mnist1d")
     for cell in shown["cells"]:
-        errors = [
-            record["metrics"]["test_error"]
-            for record in records.runs("fig02_role_of_m", "laptop")
-            for recipe in record["config"]["recipes"]
-            if record["config"]["data"] == "mnist1d" and recipe["perturbation"]["steps"] == 1
-            if (recipe["perturbation"]["m"] if recipe["perturbation"]["rho"] else 0) == cell["m"]
-            and recipe["perturbation"]["rho"] == cell["rho"]
-        ]
-        assert cell["mean"] == pytest.approx(np.mean(errors), rel=1e-9)
-        low, high = frame.interval(errors)
-        assert cell["half"] == pytest.approx((high - low) / 2, rel=1e-6)
+        method = f"{cell['m']}-SAM" if cell["m"] else "ERM"
+        own = tuned[(tuned["method"] == method) & (tuned["rho"] == cell["rho"])]
+        assert cell["tuned"] == pytest.approx(own["validation_error"].min(), abs=1e-6)
+        if cell["judged"]:
+            assert protocol.chosen("mnist1d", method)[1] == cell["rho"]
+            errors = protocol.errors("mnist1d", method)
+            assert tuple(cell["judged"].values()) == mean_and_half(errors)
+    assert sum(cell["judged"] is not None for cell in shown["cells"]) == 6
     assert shown["here"] == shown["best"]["16"]
 
 
 def test_the_same_error_at_another_radius():
-    found = outside.computed("role-map", {"m": 16, "rho": 0.1})["result"]
-    whole = {c["rho"]: c["mean"] for c in found["cells"] if c["m"] == 128}
+    found = outside.computed("role-map", {"m": 64, "rho": 0.5})["result"]
+    whole = {c["rho"]: c["tuned"] for c in found["cells"] if c["m"] == 128}
     (short, high), (long, low) = sorted(whole.items())[:2]
-    assert high > found["here"]["mean"] > low
-    expected = np.interp(found["here"]["mean"], [low, high], np.log([long, short]))
+    assert high > found["here"]["tuned"] > low
+    expected = np.interp(found["here"]["tuned"], [low, high], np.log([long, short]))
     assert np.log(found["same"]) == pytest.approx(expected, rel=1e-9)
-    assert outside.computed("role-map", {"m": 16, "rho": 0.4})["result"]["same"] is None
+    assert outside.computed("role-map", {"m": 16, "rho": 0.2})["result"]["same"] is None
 
 
-@pytest.mark.parametrize("noise", ["60 % symmetric", "40 % symmetric", "40 % asymmetric"])
-def test_right_and_wrong_labels(noise):
-    share, kind = noise.split(" % ")
+@pytest.mark.parametrize(
+    "noise, name",
+    [
+        ("60 % symmetric", "{}, 60 %"),
+        ("40 % symmetric", "{}"),
+        ("40 % asymmetric", "{}, asymmetric"),
+    ],
+)
+def test_right_and_wrong_labels(noise, name):
     shown = outside.computed("labels", {"noise": noise})["result"]
     for method in ("ERM", "128-SAM", "16-SAM"):
-        histories = [
-            record["metrics"]["history"]
-            for record in records.runs("fig12_label_noise", "laptop")
-            if record["config"]["noise"] == int(share) / 100
-            and record["config"]["noise_kind"] == kind
-            and fig12_label_noise.name(record["config"]["recipes"][0]) == method
-        ]
-        for name, series in (("right", "train_clean_error"), ("wrong", "train_noisy_error")):
+        histories = protocol.errors("mnist1d-noise40", name.format(method), "history")
+        for part, series in (("right", "train_clean_error"), ("wrong", "train_noisy_error")):
             expected = 1 - np.mean([history[series] for history in histories], axis=0)
-            assert shown[method][name] == pytest.approx(expected, abs=0.5e-4 + 1e-9)
-        test = np.mean([history["test_error"] for history in histories], axis=0)
-        assert shown[method]["test"] == pytest.approx(test, abs=0.5e-4 + 1e-9)
+            assert shown[method][part] == pytest.approx(expected, abs=0.5e-4 + 1e-9)
+        expected = np.mean([history["validation_error"] for history in histories], axis=0)
+        assert shown[method]["validation"] == pytest.approx(expected, abs=0.5e-4 + 1e-9)

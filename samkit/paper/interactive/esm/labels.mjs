@@ -5,18 +5,17 @@ import { runs } from "./labels-data.mjs";
 const NOISES = [...new Set(runs.map((run) => run.noise))];
 const METHODS = ["ERM", "128-SAM", "16-SAM"];
 const LOOK = { ERM: "ERM", "128-SAM": "n-SAM", "16-SAM": "m-SAM" };
-const EPOCHS = 100;
+const EPOCHS = runs[0].epoch; // after which the networks were looked at
+const LAST = EPOCHS.at(-1);
+const at = (epoch) => EPOCHS.indexOf(epoch);
 
-const series = (text) =>
-  Array.from({ length: text.length / 3 }, (_, k) => parseInt(text.slice(3 * k, 3 * k + 3), 36) / 10000);
-
-/** Of every method over the epochs: the share of right and of wrong labels it has fitted, its test error. */
+/** Of every method over the epochs: the share of right and of wrong labels it has fitted, its validation error. */
 export function compute({ noise }) {
   return Object.fromEntries(
     METHODS.map((method) => {
       const run = runs.find((run) => run.noise === noise && run.method === method);
-      const [right, wrong] = [run.right, run.wrong].map((text) => series(text).map((error) => 1 - error));
-      return [method, { right, wrong, test: series(run.test) }];
+      const [right, wrong] = [run.right, run.wrong].map((errors) => errors.map((error) => 1 - error));
+      return [method, { right, wrong, validation: run.validation }];
     }),
   );
 }
@@ -36,26 +35,26 @@ const figure = {
   name: "labels",
   title: "Which labels are fitted first?",
   controls: [
-    { name: "epoch", label: "epoch", kind: "range", whole: true, min: 1, max: EPOCHS, value: 20, keeps: true, show: (k) => `${k}` },
+    { name: "epoch", label: "epoch", kind: "range", stops: EPOCHS, value: EPOCHS[10], keeps: true, show: (k) => `${k}` },
     { name: "noise", label: "wrong labels", kind: "choice", options: NOISES, value: "60 % symmetric" },
   ],
   presets: [
-    { label: "Early: the right ones", state: { epoch: 12 } },
-    { label: "On the way", state: { epoch: 30 } },
-    { label: "At the end: all of them", state: { epoch: 100 } },
+    { label: "Early: the right ones", state: { epoch: EPOCHS[7] } },
+    { label: "On the way", state: { epoch: EPOCHS[11] } },
+    { label: "At the end: all of them", state: { epoch: LAST } },
   ],
   compute,
   film: (seconds) => {
-    const at = 12 * seconds;
-    return at < EPOCHS - 1 ? { at, epoch: 1 + Math.floor(at) } : undefined;
+    const k = Math.floor(2.5 * seconds);
+    return k < EPOCHS.length - 1 ? { at: k, epoch: EPOCHS[k] } : undefined;
   },
   draw(state, result, width) {
     const { plane: left, curves } = layout(width);
-    const k = state.epoch - 1;
+    const k = at(state.epoch);
     const plane = axes(left, { range: [0, 1], ticks: [0, 0.5, 1], label: "share of the right labels fitted" }, { range: [0, 1], ticks: [0, 0.5, 1], label: "share of the wrong labels fitted" });
-    const seen = METHODS.flatMap((method) => result[method].test);
+    const seen = METHODS.flatMap((method) => result[method].validation);
     const range = [Math.min(...seen) - 0.01, Math.max(...seen) + 0.01];
-    const right = axes(curves, { range: [1, EPOCHS], ticks: [1, 50, 100], label: "epoch" }, { range, label: "test error" });
+    const right = axes(curves, { range: [1, LAST], log: true, ticks: [1, 3, 10, 30, LAST], label: "epoch" }, { range, label: "validation error" });
     let body = plane.body + right.body;
     METHODS.forEach((method, j) => {
       const run = result[method];
@@ -63,7 +62,7 @@ const figure = {
       const way = run.right.map((x, i) => [plane.x(x), plane.y(run.wrong[i])]);
       body += path(way, { ...look, "stroke-opacity": 0.35 }) + path(way.slice(0, k + 1), look);
       body += tag("circle", { cx: way[k][0], cy: way[k][1], r: 6, fill: look.stroke });
-      const errors = run.test.map((x, i) => [right.x(i + 1), right.y(x)]);
+      const errors = run.validation.map((x, i) => [right.x(EPOCHS[i]), right.y(x)]);
       body += path(errors, { ...look, "stroke-width": 2 });
       body += tag("circle", { cx: errors[k][0], cy: errors[k][1], r: 5, fill: look.stroke });
       const x = 10 + (width > 540 ? 120 : 105) * j;
@@ -74,19 +73,20 @@ const figure = {
     return { height: curves.bottom + 40, body };
   },
   tell: (state, result) => {
-    const k = state.epoch - 1;
+    const k = at(state.epoch);
     const words = METHODS.map((method) => `${method} ${share(result[method].right[k])} of the right and ${share(result[method].wrong[k])} of the wrong`);
     return `After ${state.epoch} epochs, labels fitted: ${words.join("; ")}.`;
   },
   alt: (state, result) =>
     `Share of the wrong labels fitted against that of the right ones, with ${state.noise} noise, at epoch ${state.epoch}. ` +
-    METHODS.map((method) => `${method}: ${share(result[method].right[state.epoch - 1])} right, ${share(result[method].wrong[state.epoch - 1])} wrong, test error ${share(result[method].test[state.epoch - 1])}`).join("; ") + ".",
+    METHODS.map((method) => `${method}: ${share(result[method].right[at(state.epoch)])} right, ${share(result[method].wrong[at(state.epoch)])} wrong, validation error ${share(result[method].validation[at(state.epoch)])}`).join("; ") + ".",
   say: (state, result) =>
     METHODS.flatMap((method) => {
-      const lowest = Math.min(...result[method].test);
+      const found = result[method].validation;
+      const lowest = Math.min(...found);
       return [
-        [`${method}: lowest test error, at epoch ${result[method].test.indexOf(lowest) + 1}`, share(lowest)],
-        [`${method}: test error at the end`, share(result[method].test.at(-1))],
+        [`${method}: lowest validation error, at epoch ${EPOCHS[found.indexOf(lowest)]}`, share(lowest)],
+        [`${method}: validation error at the end`, share(found.at(-1))],
       ];
     }),
 };

@@ -1,173 +1,141 @@
-// Recorded runs in which SAM is switched on, or off, at an epoch of one training.
+// Recorded runs in which SAM is switched on, or off, at a share of one training.
 import { axes, label, line, mount, path, tag } from "./kit.mjs";
 import { runs } from "./switch-data.mjs";
 
-const DIGITS = 3; // of an error in units of 0.0001
-const EPOCHS = runs[0].test[0].length / DIGITS;
-const SAM = runs.map((run) => run.first).find((first) => first !== "ERM");
+const SAM = "16-SAM";
+const SCHEDULES = [...new Set(runs.map((run) => run.schedule))];
 const DIRECTIONS = { [`ERM → ${SAM}`]: ["ERM", SAM], [`${SAM} → ERM`]: [SAM, "ERM"] };
-const SWITCHES = [0, ...runs.filter((run) => run.first === "ERM").map((run) => run.at)].sort((p, q) => p - q);
-const SEEDS = runs[0].test.length;
-const SEED_NAMES = ["mean of all", ...Array.from({ length: SEEDS }, (_, k) => `${k}`)];
-const WIDTH_OF_INTERVAL = 2.7764451051977987; // 97.5 % of Student's t, 4 degrees of freedom
+const SHARES = [0, 0.25, 0.5, 0.75, 1];
+const T = 2.2621572; // Student's with 9 degrees of freedom, two-sided 95 %
 const look = (method, more) => line(method === "ERM" ? "ERM" : "m-SAM", more);
-
-/** Errors in percent, a list over the epochs for each seed. */
-const decode = (strings) =>
-  strings.map((text) =>
-    Array.from({ length: text.length / DIGITS }, (_, k) =>
-      parseInt(text.slice(DIGITS * k, DIGITS * (k + 1)), 36) / 100,
-    ),
-  );
-
-/** The runs that start with one method and change to the other at an epoch; 0: at once. */
-function errors([first, then], at, measure) {
-  const [start, change] = at === 0 ? [then, EPOCHS] : [first, at];
-  return decode(runs.find((run) => run.first === start && run.at === change)[measure]);
-}
 
 /** {mean, half}: with half the width of the 95 % interval of the mean, as samkit's `interval`. */
 export function interval(values) {
   const mean = values.reduce((p, q) => p + q, 0) / values.length;
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
-  return {
-    mean,
-    half: WIDTH_OF_INTERVAL * Math.sqrt(squares / (values.length - 1) / values.length),
-  };
+  return { mean, half: T * Math.sqrt(squares / (values.length - 1) / values.length) };
 }
 
-/** Final errors by direction and switch, the curves of the chosen runs and of the two without a switch. */
-export function compute(state) {
-  const seed = SEED_NAMES.indexOf(state.seed) - 1;
-  const all = (values) => (seed < 0 ? interval(values) : { mean: values[seed], half: 0 });
-  const over = (found) => found[0].map((_, epoch) => all(found.map((run) => run[epoch])));
-  const last = (found) => found.map((run) => run.at(-1));
-  const chosen = errors(DIRECTIONS[state.direction], SWITCHES[state.at], state.measure);
-  const erm = errors(["ERM", SAM], EPOCHS, state.measure);
-  const sam = errors(["ERM", SAM], 0, state.measure);
-  return {
-    at: SWITCHES[state.at],
-    ends: Object.fromEntries(
-      Object.entries(DIRECTIONS).map(([direction, pair]) => [
-        direction,
-        SWITCHES.map((at) => all(last(errors(pair, at, state.measure)))),
-      ]),
-    ),
-    curve: over(chosen),
-    erm: over(erm),
-    sam: over(sam),
-    difference: all(last(chosen).map((error, k) => error - erm[k].at(-1))),
-  };
+/** The share of a schedule's step sizes that lie in this first share of the training. */
+export function steps(schedule, share) {
+  if (schedule === "cosine") return share + Math.sin(Math.PI * share) / Math.PI;
+  const sizes = [[0, 0.5, 1], [0.5, 0.75, 0.1], [0.75, 1, 0.01]];
+  const until = (end) => sizes.reduce((sum, [a, b, rate]) => sum + rate * Math.max(0, Math.min(b, end) - a), 0);
+  return until(share) / until(1);
 }
 
-const ENDS = [21, 33];
-const CURVES = [20, 60];
+/** Test errors in percent, by seed, of the runs that change method at this share; null if not run. */
+function errors(schedule, [first, then], at) {
+  const [start, change] = at === 0 ? [then, 1] : [first, at];
+  const found = runs.find((run) => run.schedule === schedule && run.first === start && run.at === change);
+  return found ? found.errors.map((error) => 100 * error) : null;
+}
+
+/** For each direction the points that were run: where, the error, the gain over ERM, SAM's step sizes. */
+export function compute({ schedule, direction, at }) {
+  const erm = errors(schedule, ["ERM", SAM], 1);
+  const points = Object.fromEntries(
+    Object.entries(DIRECTIONS).map(([name, pair]) => [
+      name,
+      SHARES.filter((share) => errors(schedule, pair, share)).map((share) => {
+        const found = errors(schedule, pair, share);
+        const until = steps(schedule, share);
+        return {
+          share,
+          error: interval(found),
+          gain: interval(found.map((error, k) => erm[k] - error)),
+          steps: pair[0] === "ERM" ? 1 - until : until,
+        };
+      }),
+    ]),
+  );
+  const own = points[direction];
+  const here = own.reduce((a, b) => (Math.abs(b.share - at) < Math.abs(a.share - at) ? b : a));
+  return { points, here, erm: interval(erm), sam: interval(errors(schedule, ["ERM", SAM], 0)) };
+}
+
 const layout = (width) => {
   const wide = width > 600;
   const middle = Math.round(width / 2);
   return {
     wide,
-    ends: { left: 44, top: 50, right: wide ? middle - 14 : width - 14, bottom: wide ? 310 : 270 },
-    curves: wide
-      ? { left: middle + 48, top: 50, right: width - 14, bottom: 310 }
-      : { left: 44, top: 364, right: width - 14, bottom: 584 },
+    ends: { left: 48, top: 50, right: wide ? middle - 20 : width - 14, bottom: wide ? 300 : 270 },
+    gains: wide
+      ? { left: middle + 42, top: 50, right: width - 14, bottom: 300 }
+      : { left: 48, top: 340, right: width - 14, bottom: 560 },
   };
 };
-const endsPlane = (box, measure) =>
-  axes(box, { range: [-3, EPOCHS + 3], ticks: SWITCHES, label: "epoch of the switch" }, { range: ENDS, label: `final ${measure} error, %` });
+const endsPlane = (box) =>
+  axes(box, { range: [-0.03, 1.03], ticks: SHARES, label: "share of training before the switch" }, { range: [23, 34], label: "test error, %" });
 const tenth = (x) => x.toFixed(1).replace("-", "−");
-const percent = ({ mean, half }) => (half ? `${tenth(mean)} ± ${tenth(half)} %` : `${tenth(mean)} %`);
-const when = (at) => (at === 0 ? "0: at once" : at === EPOCHS ? `${at}: never` : `${at}`);
+const percent = ({ mean, half }) => `${tenth(mean)} ± ${tenth(half)} %`;
+const when = (at) => (at === 0 ? "0: at once" : at === 1 ? "1: never" : `${at}`);
 
 const figure = {
   name: "switch-on",
-  title: "Switch SAM on, or off, at an epoch of training",
+  title: "Switch SAM on, or off, during training",
   controls: [
+    { name: "at", label: "share of training before the switch", kind: "range", stops: SHARES, value: 0.5, show: when },
     { name: "direction", label: "direction", kind: "choice", options: Object.keys(DIRECTIONS), value: Object.keys(DIRECTIONS)[0] },
-    { name: "at", label: "epoch of the switch", kind: "range", whole: true, min: 0, max: SWITCHES.length - 1, value: 3, show: (k) => when(SWITCHES[k]) },
-    { name: "measure", label: "error on", kind: "choice", options: ["validation", "test"], value: "validation" },
-    { name: "seed", label: "seed", kind: "choice", options: SEED_NAMES, value: SEED_NAMES[0] },
+    { name: "schedule", label: "learning rate", kind: "choice", options: SCHEDULES, value: SCHEDULES[0] },
   ],
   presets: [
-    { label: "SAM for the last quarter", state: { at: 4 } },
-    { label: "SAM after the first tenth", state: { at: 1 } },
-    { label: "SAM for the first half", state: { direction: Object.keys(DIRECTIONS)[1], at: 3 } },
-    { label: "SAM for the first tenth", state: { direction: Object.keys(DIRECTIONS)[1], at: 1 } },
+    { label: "SAM for the last quarter", state: { direction: Object.keys(DIRECTIONS)[0], at: 0.75 } },
+    { label: "SAM for the first quarter", state: { direction: Object.keys(DIRECTIONS)[1], at: 0.25 } },
+    { label: "The paper's schedule", state: { schedule: SCHEDULES[1], at: 0.5 } },
   ],
   compute,
   drag: {
     at: (state, px, py, result, width) => {
-      const epoch = endsPlane(layout(width).ends, state.measure).inverseX(px);
-      const distance = SWITCHES.map((at) => Math.abs(at - epoch));
-      return { at: distance.indexOf(Math.min(...distance)) };
+      const share = endsPlane(layout(width).ends).inverseX(px);
+      return { at: SHARES.reduce((a, b) => (Math.abs(b - share) < Math.abs(a - share) ? b : a)) };
     },
   },
   draw(state, result, width) {
-    const { wide, ends, curves } = layout(width);
-    const left = endsPlane(ends, state.measure);
-    const right = axes(curves, { range: [0, EPOCHS], label: "epoch" }, { range: CURVES, label: `${state.measure} error, %` });
+    const { wide, ends, gains } = layout(width);
+    const left = endsPlane(ends);
+    const right = axes(gains, { range: [-0.03, 1.03], ticks: SHARES, label: "share of the step sizes with SAM" }, { range: [-1.5, 7.5], label: "gain over ERM, points" });
     let body = left.body + right.body;
     Object.entries(DIRECTIONS).forEach(([direction, [, then]], k) => {
       const style = look(then);
-      const here = direction === state.direction;
-      const found = result.ends[direction];
-      SWITCHES.forEach((at, j) => {
-        const x = left.x(at) + (k ? 3 : -3);
-        const { mean, half } = found[j];
-        if (half) body += path([[x, left.y(mean - half)], [x, left.y(mean + half)]], { stroke: style.stroke, "stroke-width": 1.5 });
-        body += tag("circle", { cx: x, cy: left.y(mean), r: 3.5, fill: style.stroke });
-      });
-      const opacity = here ? 1 : 0.5;
-      body += path(found.map(({ mean }, j) => [left.x(SWITCHES[j]) + (k ? 3 : -3), left.y(mean)]), { ...style, "stroke-opacity": opacity });
-      const [lx, ly] = wide ? [ends.left + 4 + 150 * k, 16] : [ends.left + 138 * k - 34, 16];
+      const now = direction === state.direction;
+      const found = result.points[direction];
+      const shift = k ? 3 : -3;
+      const draw = (plane, place, value) => {
+        body += path(found.map((point) => [plane.x(place(point)) + shift, plane.y(value(point).mean)]), { ...style, "stroke-opacity": now ? 1 : 0.5 });
+        for (const point of found) {
+          const [x, { mean, half }] = [plane.x(place(point)) + shift, value(point)];
+          body += path([[x, plane.y(mean - half)], [x, plane.y(mean + half)]], { stroke: style.stroke, "stroke-width": 1.5 });
+          body += tag("circle", { cx: x, cy: plane.y(mean), r: 3.5, fill: style.stroke });
+        }
+      };
+      draw(left, (point) => point.share, (point) => point.error);
+      draw(right, (point) => point.steps, (point) => point.gain);
+      const [lx, ly] = [ends.left + (wide ? 4 + 150 * k : 138 * k - 34), 16];
       body += path([[lx, ly - 4], [lx + 26, ly - 4]], style) + label(lx + 32, ly, direction);
-      if (!here) return;
-      const [cx, cy] = [left.x(result.at) + (k ? 3 : -3), left.y(found[state.at].mean)];
-      body += tag(
-        "g",
-        { "data-drag": "at" },
-        tag("circle", { cx, cy, r: 16, fill: "transparent" }) +
-          tag("circle", { cx, cy, r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2 }),
-      );
+      if (!now) return;
+      const ring = { r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2 };
+      const [cx, cy] = [left.x(result.here.share) + shift, left.y(result.here.error.mean)];
+      body += tag("g", { "data-drag": "at" }, tag("circle", { cx, cy, r: 16, fill: "transparent" }) + tag("circle", { cx, cy, ...ring }));
+      body += tag("circle", { cx: right.x(result.here.steps) + shift, cy: right.y(result.here.gain.mean), ...ring });
     });
-    const points = (curve, from, to) =>
-      curve.slice(from, to).map(({ mean }, j) => [right.x(from + j + 1), right.y(Math.min(CURVES[1], mean))]);
-    const [first, then] = DIRECTIONS[state.direction];
-    for (const [method, curve] of [["ERM", result.erm], [SAM, result.sam]]) {
-      body += path(points(curve, 0, EPOCHS), look(method, { "stroke-width": 1.5, "stroke-opacity": 0.6 }));
-    }
-    const edge = (sign) =>
-      result.curve.map(({ mean, half }, j) => [right.x(j + 1), right.y(Math.min(CURVES[1], mean + sign * half))]);
-    const band = [...edge(1), ...edge(-1).reverse()];
-    body += tag("polygon", { points: band.map((p) => p.map((z) => z.toFixed(1)).join(",")).join(" "), fill: "currentColor", "fill-opacity": 0.12 });
-    body += path(points(result.curve, 0, result.at), look(first, { "stroke-width": 3, "stroke-dasharray": "" }));
-    body += path(points(result.curve, Math.max(0, result.at - 1), EPOCHS), look(then, { "stroke-width": 3, "stroke-dasharray": "" }));
-    const x = right.x(result.at);
-    body += path([[x, curves.top], [x, curves.bottom]], { stroke: "currentColor", "stroke-dasharray": "3 3", "stroke-width": 1 });
-    const side = result.at > EPOCHS / 2 ? { "text-anchor": "end" } : {};
-    body += label(x + (result.at > EPOCHS / 2 ? -6 : 6), curves.top + 16, result.at === EPOCHS ? "no switch" : `${then} from here`, side);
-    body += label(curves.left - 30, curves.bottom + 58, `thin: ERM and ${SAM} all the time`);
-    return { height: curves.bottom + 68, body };
+    return { height: gains.bottom + 44, body };
   },
-  alt: (state, result) => {
-    const end = result.ends[state.direction][state.at];
-    return (
-      `${state.direction}, the switch at epoch ${result.at} of ${EPOCHS}: ${state.measure} error at the end ` +
-      `${percent(end)}, against ${percent(result.erm.at(-1))} for ERM and ${percent(result.sam.at(-1))} for ${SAM} all the time.`
-    );
+  tell: (state, result) => {
+    const { here } = result;
+    const nearest = here.share === state.at ? "" : " (the nearest that was run)";
+    return `${state.direction} after ${here.share} of the training${nearest}: test error ${percent(here.error)}, ${percent(here.gain).replace(" %", " points")} below ERM.`;
   },
-  say: (state, result) => {
-    const [erm, sam] = [result.erm.at(-1), result.sam.at(-1)];
-    const end = result.ends[state.direction][state.at];
-    const kept = (erm.mean - end.mean) / (erm.mean - sam.mean);
-    return [
-      ["error at the end", percent(end)],
-      ["minus ERM's", percent(result.difference)],
-      ["ERM only", percent(erm)],
-      [`${SAM} only`, percent(sam)],
-      [`share of ${SAM}'s gain`, `${(100 * kept).toFixed(0).replace("-", "−")} %`],
-    ];
-  },
+  alt: (state, result) =>
+    `${state.direction}, the switch after ${result.here.share} of the training, learning rate ${state.schedule}: test error ` +
+    `${percent(result.here.error)}, against ${percent(result.erm)} for ERM and ${percent(result.sam)} for ${SAM} all the time.`,
+  say: (state, result) => [
+    ["error at the end", percent(result.here.error)],
+    ["below ERM's by", percent(result.here.gain).replace(" %", " points")],
+    ["ERM only", percent(result.erm)],
+    [`${SAM} only`, percent(result.sam)],
+    [`share of ${SAM}'s gain`, `${((100 * (result.erm.mean - result.here.error.mean)) / (result.erm.mean - result.sam.mean)).toFixed(0).replace("-", "−")} %`],
+  ],
 };
 
 export default mount(figure);
