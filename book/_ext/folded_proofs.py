@@ -19,9 +19,9 @@ def labelled_or_proof(node):
 
 def fold(app, doctree):
     label, seen = "", set()
-    for section in doctree.findall(nodes.section):
-        if section["ids"] == ["proof-content"]:
-            section["ids"] = []
+    same = [part for part in doctree.findall(nodes.section) if part["ids"] == ["proof-content"]]
+    for number, section in enumerate(same, 1):  # Sphinx wants every section to have one
+        section["ids"] = [f"proof-content-{number}"]
     for proof in list(doctree.findall(labelled_or_proof)):
         if not isinstance(proof, proof_node):
             label = proof["label"] or label
