@@ -49,10 +49,11 @@ def build() -> None:
                 "the same command again"
             )
         now = render.state(chapters)
-        if now != render.rendered() or gate.faults(pages, chapters):
+        damaged = bool(gate.faults(pages, chapters))
+        if damaged or now != render.rendered():
             check_reports(chapters)
             print("rendering the pages", flush=True)
-            render.render(chapters, now)
+            render.render(chapters, now, anew=damaged)
             gate.check()
             tree.write_whole(render.STAMP, json.dumps(now, indent=1))
     print(f"The book is at {tree.HTML / 'index.html'} ({len(pages)} pages). `make serve` shows it.")

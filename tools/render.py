@@ -1,8 +1,8 @@
 """Render the pages with Sphinx, through jupyter-book, from the executions that are kept.
 
-All pages are written anew, into an empty folder. What Sphinx has understood of their sources is
-kept for those that have not changed, as long as nothing else has: no execution, no extension, no
-setting. Then a page whose words have changed is there in a few seconds.
+All pages are written anew, into an empty folder, unless only the words of some have changed: no
+execution, no extension, no setting, and no page is new or gone. Then Sphinx reads these again, and
+writes them and what shows something of them (book/_ext/changed_pages.py).
 """
 
 from __future__ import annotations
@@ -66,15 +66,14 @@ def rendered() -> dict[str, str]:
         return {}
 
 
-def render(chapters: list[Path], now: dict[str, str]) -> None:
-    """Write all pages of the state ``now``."""
+def render(chapters: list[Path], now: dict[str, str], *, anew: bool = False) -> None:
+    """Bring the pages to the state ``now``; ``anew``, where they are not as they were written."""
     before = rendered()
     STAMP.unlink(missing_ok=True)  # what it vouches for is about to change
-    outdated = [tree.HTML]
-    if before.get("everything else") != now["everything else"] or before.keys() != now.keys():
-        outdated += [tree.BUILD / ".doctrees", tree.BUILD / "jupyter_execute"]
-    for folder in outdated:
-        shutil.rmtree(folder, ignore_errors=True)
+    name = "everything else"
+    if anew or before.get(name) != now[name] or before.keys() != now.keys():
+        for folder in (tree.HTML, tree.BUILD / ".doctrees", tree.BUILD / "jupyter_execute"):
+            shutil.rmtree(folder, ignore_errors=True)
     fill_sphinx_cache(chapters)
     sphinx()
     for page in chapters:  # the executed notebooks are published beside the pages

@@ -14,7 +14,7 @@ from docutils import nodes
 from ledger_pages import Row, badge, reports
 
 from samkit.paper import claims
-from tools import theorems
+from tools import theorems, tree
 
 
 class Theorems(Row):
@@ -22,6 +22,8 @@ class Theorems(Row):
 
     def run(self):
         found, result, chapter = reports(), [], ""
+        for page in tree.chapters():  # whose words it repeats
+            self.env.note_dependency(str(page))
         for one in theorems.statements():
             if not one.label:
                 continue
