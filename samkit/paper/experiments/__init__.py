@@ -11,7 +11,6 @@ carries one out and returns its metrics, ``summary(records)`` makes the table th
 ``fig08_fine_tuning``       ERM then SAM, SAM then ERM, switching at any epoch      Figures 8 to 10
 ``fig12_label_noise``       wrong labels: the U-shape, early stopping               Figure 12
 ``switches``                variations: unnormalized, more steps, softplus, SWA     the appendix
-``small_resnet``            the same on images, with GroupNorm and BatchNorm        Figures 1-3, 9
 ``short_resnet``            the paper's network and data in 20 epochs               Figure 1
 ``small_networks``          the judged runs, by the protocol                        all but 5 to 7
 ==========================  ======================================================  ==============
@@ -39,7 +38,6 @@ NAMES = (
     "fig08_fine_tuning",
     "fig12_label_noise",
     "switches",
-    "small_resnet",
     "short_resnet",
     "small_networks",
 )

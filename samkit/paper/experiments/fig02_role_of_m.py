@@ -23,25 +23,18 @@ from samkit.training.recipe import Recipe
 #: (rho, the values of m)
 GRID = {
     "ci": ((0.1, (4, 128)),),
-    "laptop": (  # for m = 16 and m = 128 until they are past their best radius
-        (0.1, (1, 4, 16, 64, 128)),
-        (0.2, (4,)),
-        (0.3, (16, 64, 128)),
-        (0.4, (16,)),
-        (0.5, (16, 64, 128)),
-        (0.7, (128,)),
-        (1.0, (128,)),
-    ),
     "paper": ((0.1, (1, 16, 128)), (0.2, (16, 128))),
 }
 #: at the paper's size: the one radius of BatchNorm's values of m, and of several ascent steps
 RADIUS, BATCH_NORM_SIZES, ASCENT_STEPS = 0.1, (32, 128), 5
-EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
+EPOCHS = {"ci": 20, "paper": 200}
 
 __all__ = ["beyond_ascent", "configs", "falls", "run", "runs", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
+    if scale not in EPOCHS:
+        return []
     rules = [Recipe(epochs=EPOCHS[scale])] + [
         Recipe(Perturbation(rho, m=m), epochs=EPOCHS[scale])
         for rho, sizes in GRID[scale]

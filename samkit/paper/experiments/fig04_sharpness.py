@@ -22,14 +22,6 @@ from samkit.training.recipe import Recipe
 PREVIOUS = Perturbation(source="previous")
 PERTURBATIONS = {
     "ci": (Perturbation(), Perturbation(0.1), Perturbation(0.1, m=16)),
-    "laptop": (
-        Perturbation(),
-        Perturbation(0.3, source="random"),
-        *(replace(PREVIOUS, rho=rho) for rho in (0.1, 0.3)),
-        *(Perturbation(rho) for rho in (0.1, 0.3)),
-        *(Perturbation(rho, m=16) for rho in (0.1, 0.3)),
-        Perturbation(0.1, m=1),
-    ),
     "paper": (
         Perturbation(),
         *(replace(PREVIOUS, rho=rho) for rho in (0.1, 0.2)),
@@ -37,9 +29,9 @@ PERTURBATIONS = {
         Perturbation(0.1, m=16),
     ),
 }
-EPOCHS = {"ci": 20, "laptop": 100, "paper": 200}
+EPOCHS = {"ci": 20, "paper": 200}
 #: how many training examples sharpness is measured on, and over groups of which sizes
-MEASURED = {"ci": (128, (16, 128)), "laptop": (128, (1, 16, 128)), "paper": (1024, (16, 1024))}
+MEASURED = {"ci": (128, (16, 128)), "paper": (1024, (16, 1024))}
 
 
 @dataclass(frozen=True)
@@ -54,6 +46,8 @@ class Config(classify.Config):
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
+    if scale not in MEASURED:
+        return []
     examples, sizes = MEASURED[scale]
     found = []
     for seed in seeds:

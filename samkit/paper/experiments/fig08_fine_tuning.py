@@ -24,18 +24,19 @@ from samkit.training.recipe import Recipe
 #: (epochs, epochs of fine-tuning, radius, values of m)
 SIZES = {
     "ci": (24, 12, 0.1, (16,)),
-    "laptop": (100, 50, 0.3, (16, 128)),
     "paper": (200, 50, 0.1, (128,)),
 }
 #: fine-tuning is tried on all of these data, the switch on the first
-DATA = {"ci": ("mnist1d",), "laptop": ("mnist1d",), "paper": ("cifar10", "cifar100")}
+DATA = {"ci": ("mnist1d",), "paper": ("cifar10", "cifar100")}
 #: shares of training at which to switch, with the first of the values of m
-SHARES = {"ci": (), "laptop": (0.1, 0.25, 0.5, 0.75, 0.9), "paper": (0.25, 0.5, 0.75, 0.9)}
+SHARES = {"ci": (), "paper": (0.25, 0.5, 0.75, 0.9)}
 
 __all__ = ["configs", "run", "runs", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
+    if scale not in SIZES:
+        return []
     epochs, more, rho, sizes = SIZES[scale]
     erm, short = Recipe(epochs=epochs), Recipe(epochs=more)
     found = []

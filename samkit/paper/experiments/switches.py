@@ -1,9 +1,8 @@
 """The appendix's switches: variations of SAM, each against ERM and against SAM as it is.
 
 Unnormalized SAM, several ascent steps, another batch's perturbation, SAM's step size alone,
-softplus instead of ReLU, and weight averaging (SWA). Larger learning rates are not a switch of the
-paper's: they say how much of a gain larger steps bring by themselves. SAM for a part of training is
-in fig08, asymmetric label noise in fig12.
+softplus instead of ReLU, and weight averaging (SWA). SAM for a part of training is in fig08,
+asymmetric label noise in fig12.
 """
 
 from __future__ import annotations
@@ -23,20 +22,19 @@ from samkit.training.recipe import Recipe
 #: radii: of normalized SAM, of unnormalized SAM (another unit), and the one of all other switches
 RADII = {
     "ci": ((0.1,), (1.0,), 0.1),
-    "laptop": ((0.1, 0.3, 0.5), (0.3, 1.0, 3.0), 0.3),
     "paper": ((0.1, 0.2), (0.1, 0.5, 1.0), 0.1),
 }
 #: (epochs, epochs of fine-tuning)
-EPOCHS = {"ci": (10, 5), "laptop": (100, 50), "paper": (200, 50)}
-#: larger learning rates: of ERM, of SAM
-LEARNING_RATES = {"ci": ((), ()), "laptop": ((0.2, 0.4), (0.2,)), "paper": ((), ())}
-ASCENT_STEPS = {"ci": (3,), "laptop": (3, 10), "paper": (3,)}
+EPOCHS = {"ci": (10, 5), "paper": (200, 50)}
+ASCENT_STEPS = 3
 SOFTPLUS = 20.0
 
 __all__ = ["configs", "run", "runs", "setting", "summary"]
 
 
 def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
+    if scale not in RADII:
+        return []
     normalized, unnormalized, rho = RADII[scale]
     epochs, more = EPOCHS[scale]
     erm = Recipe(epochs=epochs)
@@ -44,18 +42,13 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
     ways = [
         *(Perturbation(radius) for radius in normalized),
         *(Perturbation(radius, normalize=False) for radius in unnormalized),
-        *(Perturbation(rho, steps=steps) for steps in ASCENT_STEPS[scale]),
+        Perturbation(rho, steps=ASCENT_STEPS),
         *(Perturbation(rho, source=source) for source in ("previous", "independent")),
     ]
     recipes = [
         erm,
         *(replace(erm, perturbation=how) for how in ways),
         replace(sam, step_size_only=True),
-        *(
-            replace(recipe, learning_rate=rate)
-            for recipe, rates in zip((erm, sam), LEARNING_RATES[scale], strict=True)
-            for rate in rates
-        ),
     ]
     make, net = classify.small, "mlp 40 256 256 10"
     if scale == "paper":
@@ -84,8 +77,6 @@ def switch(config: Mapping[str, Any]) -> str:
         words.append(f"{how.source} batch")
     if recipe["step_size_only"]:
         words.append("step size only")
-    if recipe["learning_rate"] != Recipe.learning_rate:
-        words.append(f"learning rate {recipe['learning_rate']:g}")
     if config["net"].startswith("softplus"):
         words.append("softplus")
     return ", ".join(words) or "as it is"

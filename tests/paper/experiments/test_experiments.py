@@ -1,5 +1,4 @@
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from samkit.paper.experiments import (
     classify,
     fig07_relu_network,
     fig08_fine_tuning,
-    small_resnet,
     switches,
 )
 from samkit.training import Recipe, fit
@@ -23,16 +21,17 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-#: every experiment has runs at every scale, but for these
-ONE_SCALE = {"small_resnet": "laptop", "short_resnet": "paper"}
-#: its runs are the protocol's, and depend on what tuning has found
-PROTOCOL = "small_networks"
-EVERYWHERE = [name for name in experiments.NAMES if name not in (*ONE_SCALE, PROTOCOL)]
+#: the scales of an experiment, but for "ci" and "paper"; the protocol's depend on what is tuned
+SCALES = {
+    "fig07_relu_network": experiments.SCALES,
+    "short_resnet": ("paper",),
+    "small_networks": (),
+}
 
 
 @pytest.mark.parametrize(
     "name, scale",
-    [*product(EVERYWHERE, experiments.SCALES), *ONE_SCALE.items()],
+    [(name, scale) for name in experiments.NAMES for scale in SCALES.get(name, ("ci", "paper"))],
 )
 def test_every_run_is_told_from_every_other(name, scale):
     configs = experiments.load(name).configs(scale, (0, 7))
@@ -220,7 +219,7 @@ def test_runs_of_a_scale_are_the_recorded_ones_and_the_rest_carried_out(monkeypa
 
 def test_summaries_name_the_settings_and_pair_the_seeds():
     tables = {}
-    for name in (*EVERYWHERE, *ONE_SCALE):
+    for name in {*experiments.NAMES} - {"small_networks"}:
         experiment = experiments.load(name)
         for k, config in enumerate(experiment.configs("ci", (0, 1))):
             metrics = {
@@ -255,28 +254,15 @@ def test_the_barrier_is_what_the_line_rises_above_its_higher_end():
     assert (row["barrier"], row["first"], row["test_error"]) == (3.0, 0.4, 0.3)
 
 
-def test_the_small_resnets_are_compared_with_erm_of_the_same_norm():
-    found = []
-    for config in small_resnet.configs("laptop", (0,)):
-        plain = records.plain(config)
-        metrics = {"test_error": 0.5 if "group" in config.net else 0.2, "train_loss": 0.1}
-        found.append({"config": plain, "seed": 0, "metrics": metrics})
-    rows = small_resnet.summary(found)
-    assert set(rows["norm"]) == {"group", "batch"}
-    differences = rows.loc[rows["run"] != "ERM", "test_error - base"].tolist()
-    assert set(differences) == {"0.000"} and len(differences) == len(rows) - 2
-
-
 def test_a_switch_is_named_by_what_it_switches_to():
-    config = fig08_fine_tuning.configs("laptop", (0,))[-1]
+    config = fig08_fine_tuning.configs("paper", (0,))[11]
     assert fig08_fine_tuning.setting(records.plain(config)) == {
-        "run": "16-SAM -> ERM",
-        "switch": 90,
+        "run": "128-SAM -> ERM",
+        "switch": 180,
     }
 
 
 def test_the_switches_have_names_of_their_own():
-    found = [records.plain(config) for config in switches.configs("laptop", (0,))]
+    found = [records.plain(config) for config in switches.configs("paper", (0,))]
     names = [(switches.switch(c), *classify.setting(c["recipes"][-1]).values()) for c in found]
     assert len(set(names)) == len(names)
-    assert ("learning rate 0.4", "ERM", 0.0, None) in names

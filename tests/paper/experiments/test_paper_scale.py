@@ -61,7 +61,7 @@ def tiny(config: Config) -> Config:
     return replace(config, net=net, recipes=tuple(recipes), **changes)
 
 
-ON_IMAGES = sorted({*experiments.NAMES} - {"fig07_relu_network", "small_resnet", "small_networks"})
+ON_IMAGES = sorted({*experiments.NAMES} - {"fig07_relu_network", "small_networks"})
 
 
 @pytest.mark.parametrize("name", ON_IMAGES)

@@ -158,7 +158,7 @@ def test_time_up_in_the_middle_resumes_from_the_checkpoint(tiny, monkeypatch):
 
 def test_runs_whose_parent_is_killed_stop_at_their_next_epoch(tiny):
     """With a checkpoint, instead of going on for a record that nobody will write."""
-    code = f"from samkit.paper.experiments.sweep import sweep; sweep({NAME!r}, 'laptop', jobs=2)"
+    code = f"from samkit.paper.experiments.sweep import sweep; sweep({NAME!r}, 'ci', jobs=2)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         while process.poll() is None and not list((tiny / "checkpoints").glob("*.pt")):
             time.sleep(0.1)

@@ -7,7 +7,7 @@ from samkit.paper.experiments import classify, switches
 from samkit.training import Recipe
 
 
-@pytest.mark.parametrize("scale", ["ci", "laptop", "paper"])
+@pytest.mark.parametrize("scale", ["ci", "paper"])
 def test_every_switch_has_a_name_of_its_own(scale):
     names = [
         (switches.switch(plain), *classify.setting(plain["recipes"][-1]).values())
