@@ -68,6 +68,27 @@ def test_the_trainer(tmp_path, clip):
     assert gap(net, bert()) > 1e-3
 
 
+def test_the_trainer_in_bfloat16(tmp_path):
+    made, nets = recipe("Trainer", transformers=transformers)["SAMTrainer"], []
+    for half in (False, True):
+        nets.append(bert().float())
+        made(nets[-1], arguments(tmp_path, bf16=half), train_dataset=texts()).train()
+    assert 1e-6 < gap(*nets) < 0.02
+
+
+def test_the_trainer_resumes_bit_for_bit(tmp_path):
+    made = recipe("Trainer", transformers=transformers, rho=0.1)["SAMTrainer"]
+    options = {"optim": "adamw_torch", "learning_rate": 0.01, "save_strategy": "epoch"}
+    options |= {"num_train_epochs": 2}
+    nets = bert(), bert()
+    whole = made(nets[0], arguments(tmp_path, **options), train_dataset=texts())
+    whole.train()
+    half = made(nets[1], arguments(tmp_path, **options), train_dataset=texts())
+    half.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert gap(*nets) == 0
+    assert whole.sam.steps == half.sam.steps == 8
+
+
 def test_accumulation_by_the_trainer_is_refused(tmp_path):
     made = recipe("Trainer", transformers=transformers)["SAMTrainer"]
     options = arguments(tmp_path, gradient_accumulation_steps=2)

@@ -1,4 +1,4 @@
-"""SAM in loops of torch alone: plain, and started by torchrun."""
+"""SAM in loops of torch alone, and what torchrun starts: those and the frameworks'."""
 
 from __future__ import annotations
 
@@ -40,22 +40,43 @@ def test_bfloat16():
 
 
 SCRIPT = """
+    import os
     import sys
     import torch
-    from torch.distributed.fsdp import fully_shard
     from frameworks.recipes import batches, net_of, recipe
+    from torch.distributed.fsdp import fully_shard
+    from torch.utils.data import DataLoader
 
-    net = net_of()
-    recipe("torchrun", fully_shard=fully_shard)["train"](net, batches(), "FSDP2" in sys.argv)
+    _, path, way = sys.argv
+    torch.set_num_threads(1)
+    net, data = net_of(), batches()
+    examples = [(x[i], y[i]) for x, y in data for i in range(len(x))]
+    loader = DataLoader(examples, batch_size=4)  # on each of the two ranks
+    if way == "Lightning":
+        import lightning
+
+        rank = int(os.environ["RANK"])
+        own = [e for k, e in enumerate(examples) if k // 4 % 2 == rank]  # Lightning would shuffle
+        model = recipe("Lightning", lightning=lightning)["Classifier"](net)
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        options |= {"accelerator": "cpu", "strategy": "ddp", "devices": 2, "max_epochs": 1}
+        options |= {"use_distributed_sampler": False}
+        lightning.Trainer(**options).fit(model, DataLoader(own, batch_size=4))
+    elif way == "accelerate":
+        import accelerate
+
+        recipe("accelerate")["train"](accelerate.Accelerator(cpu=True), net, loader)
+    else:
+        recipe("torchrun", fully_shard=fully_shard)["train"](net, data, way == "FSDP2")
     whole = {k: getattr(p, "full_tensor", lambda p=p: p)() for k, p in net.named_parameters()}
     if torch.distributed.get_rank() == 0:
-        torch.save({k: p.detach() for k, p in whole.items()}, sys.argv[1])
+        torch.save({k: p.detach() for k, p in whole.items()}, path)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("way", ["DDP", "FSDP2"])
+@pytest.mark.parametrize("way", ["DDP", "FSDP2", "Lightning", "accelerate"])
 def test_torchrun(way, tmp_path):
     (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
