@@ -86,7 +86,17 @@ def recorded(name: str) -> str:
     runs = [json.loads(line) for line in lines]
     seeds, dates = {run["seed"] for run in runs}, sorted(run["date"][:10] for run in runs)
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    return f"{len(seeds)} seeds, recorded {when}"
+    return f"{len(seeds)} seeds, recorded {when}{repeated(name)}"
+
+
+def repeated(name: str) -> str:
+    """Whether today's code repeats the runs of that file, as the last `make rerun` found."""
+    path = RESULTS / "rerun.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
+    own = [run["agrees"] for words, run in found.items() if words.split()[0] in name]
+    if not own:
+        return ""
+    return "; a rerun agrees" if all(own) else "; today's code no longer repeats them"
 
 
 def link_to(claim_id: str, docname: str) -> nodes.Node:

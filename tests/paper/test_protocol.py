@@ -1,4 +1,6 @@
 import json
+import subprocess
+import tomllib
 
 import pytest
 
@@ -145,3 +147,19 @@ def test_tuning_and_judged_seeds_are_apart_and_there_are_ten(monkeypatch):
             rates, radii = settings["learning_rates"], settings["radii"]
             assert isinstance(rates, str) or len(rates) >= 3, method
             assert radii in ([0.0], [0.3]) or len(radii) >= 3, method
+
+
+def test_the_code_that_made_a_judged_run_had_the_protocol_it_was_judged_by(monkeypatch):
+    """By the commit of the record; commits that a shallow clone does not have are left out."""
+    monkeypatch.undo()
+    judged = [r for r in records.runs("small_networks", "laptop") if r["config"]["judged"]]
+    for commit in {record["commit"] for record in judged}:
+        file = f"{commit}:samkit/paper/protocol.toml"
+        shown = subprocess.run(["git", "show", file], cwd=records.ROOT, capture_output=True)
+        if shown.returncode:
+            continue
+        then = tomllib.loads(shown.stdout.decode())
+        monkeypatch.setattr(protocol, "text", lambda then=then: then)
+        for record in judged:
+            if record["commit"] == commit:
+                assert record["protocol"] == protocol.digest(record["config"]["task"])
