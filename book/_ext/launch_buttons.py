@@ -1,6 +1,6 @@
-"""The button of a chapter that opens its notebook in Colab or Binder.
+"""The buttons of a chapter that open its notebook in Colab or Binder, or download it executed.
 
-The theme's own leads to the page's source, a .md, which neither of them opens as a notebook. The
+The theme's own lead to the page's source, a .md, which neither of them opens as a notebook. The
 address of the repository is in pyproject.toml and nowhere else.
 """
 
@@ -54,6 +54,16 @@ def add_buttons(app, pagename, templatename, context, doctree):
         for name, url in links(pagename).items()
     ]
     if buttons:
+        download = {
+            "type": "link",
+            "text": ".ipynb",
+            "tooltip": "Download this chapter as a notebook, with the results it shows",
+            "icon": "fas fa-book",
+            "url": context["pathto"](f"executed/{Path(pagename).name}.ipynb", 1),
+        }
+        for group in context["header_buttons"]:
+            if group.get("label") == "download-buttons":
+                group["buttons"].insert(0, download)
         context["header_buttons"].append(
             {
                 "type": "group",

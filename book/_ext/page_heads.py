@@ -2,7 +2,8 @@
 link to it. A description (the page's first paragraph), OpenGraph, a picture; a sitemap where the
 book is published under an address (`baseurl` in _config.yml); and a titled page at the root.
 
-In the foot stands a link to report a mistake on the page.
+In the foot stands a link to report a mistake on the page, at the top what is missing where scripts
+do not run: all of them, or only those of the figures, as in a page that is opened from a folder.
 """
 
 from __future__ import annotations
@@ -17,6 +18,18 @@ from docutils import nodes
 import samkit
 
 LENGTH = 200  # characters of a description
+WITHOUT_SCRIPTS = """\
+<noscript><p class="missing">Scripts are switched off. Formulas are shown as TeX, the figures are
+pictures that do not move, and there is no search.</p></noscript>
+"""
+FROM_FOLDER = """\
+<p class="missing" hidden>This page was opened from a folder, where a browser runs no figures: they
+are pictures that do not move. To play with them, run <code>python -m http.server</code> in the
+folder that holds index.html, and open <code>http://localhost:8000</code>.</p>
+<script>
+document.currentScript.previousElementSibling.hidden = location.protocol !== "file:";
+</script>
+"""
 CARD = "_static/card.png"
 CARD_WORDS = "The test loss falls tenfold as fewer examples share a step uphill"
 
@@ -36,6 +49,10 @@ def describe(app, pagename, templatename, context, doctree):
     name = app.config.html_title or app.config.project
     title = html.unescape(context.get("title", "")) or name
     words = lead(doctree) or f"{title}: a page of {name}, an interactive companion to a paper."
+    body = context.get("body") or ""
+    if 'class="math' in body or "data-samkit-figure" in body:
+        moving = FROM_FOLDER if "data-samkit-figure" in body else ""
+        context["body"] = WITHOUT_SCRIPTS + moving + body
     relative = context["pathto"]
     base = app.config.html_baseurl
     picture = urljoin(base, CARD) if base else relative(CARD, 1)

@@ -137,6 +137,8 @@ def every_figure_has_a_caption_and_leads_to_its_code(page):
 
 
 def a_chapter_and_only_a_chapter_opens_elsewhere(page, path):
+    notebook = page.locator(".dropdown-download-buttons a[href$='.ipynb']")
+    expect(notebook).to_have_count(1 if launch_buttons.links(path.removesuffix(".html")) else 0)
     buttons = page.locator(".dropdown-launch-buttons")
     links = launch_buttons.links(path.removesuffix(".html"))
     is_chapter = (ROOT / path).with_suffix(".md") in chapters()
@@ -244,14 +246,38 @@ def test_search_finds_words_without_a_network(page, site, words, found):
 
 
 @pytest.mark.parametrize("path", ["book/moved.html", "moved.html", "book/a/b.html"])
-def test_a_page_that_is_not_there_leads_back_to_the_start(chromium, site, path):
-    tab = chromium.new_page()
-    response = tab.goto(site + path)
-    assert response.status == 404
-    assert browser.accessibility_faults(tab) == []
-    tab.get_by_role("link", name="The book begins here").click()
-    tab.wait_for_url(f"{site}book/index.html")
-    tab.close()
+@pytest.mark.parametrize("below", ["", "samkit/", "book/"])
+def test_a_page_that_is_not_there_leads_back_to_the_start(chromium, tmp_path, below, path):
+    """Where the book is all of a site, and where it is a part, as on GitHub Pages."""
+    if below:
+        (tmp_path / below).symlink_to(HTML)
+        (tmp_path / "404.html").symlink_to(HTML / "404.html")
+    with serve.serving(tmp_path if below else HTML) as site:
+        tab = chromium.new_page()
+        response = tab.goto(site + below + path)
+        assert response.status == 404
+        if not below:
+            assert browser.accessibility_faults(tab) == []
+        link = tab.get_by_role("link", name="The book begins here")
+        expect(link).to_have_attribute("href", f"/{below}book/index.html")
+        link.click()
+        tab.wait_for_url(f"{site}{below}book/index.html")
+        mounted(tab)
+        tab.close()
+
+
+def test_opened_from_a_folder_or_without_scripts_a_page_says_what_is_missing(chromium):
+    context = chromium.new_context(java_script_enabled=False)
+    for tab in (chromium.new_page(), context.new_page()):
+        tab.goto((HTML / "book" / "index.html").as_uri())
+        picture = tab.locator("#effect svg")
+        assert picture.bounding_box()["height"] > 100
+        assert picture.get_attribute("aria-label")
+        words = tab.locator(".missing:visible")
+        expect(words).to_have_count(1)
+        expect(words).to_contain_text("pictures that do not move")
+        tab.close()
+    context.close()
 
 
 # What the chapters still lack, printed until it is there.
