@@ -12,7 +12,7 @@ RESULTS := $(filter-out results/mutants.json, $(wildcard results/*.json*))
 COLAB_PYTHON ?= python3.13
 COLAB_PACKAGES ?= tests/colab/packages.txt
 
-.PHONY: help book gate serve test more quick lint unit coverage notebooks colab pages mutants rerun core links bench clean
+.PHONY: help book gate serve test more quick lint unit coverage notebooks colab pages archive mutants rerun core links bench clean
 .NOTPARALLEL:  # two targets may want to execute the same chapter
 
 help:  ## what can be made
@@ -75,6 +75,9 @@ notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outpu
 # Where torch comes as a CUDA build, as on Linux, this takes 7 GB.
 colab: $(VENV)/installed  ## every notebook where it has to install samkit, among Colab's packages
 	$(PY) -m tools.colab $(COLAB_PYTHON) $(COLAB_PACKAGES)
+
+archive: book  ## the book, its notebooks, the records and the package in one file of dist/
+	$(PY) -m tools.archive write
 
 links: book  ## every link out of the book leads somewhere; needs a network
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[links]'

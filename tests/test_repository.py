@@ -56,7 +56,7 @@ def test_one_version_everywhere():
 
 
 def test_every_address_of_the_repository_is_that_of_pyproject():
-    """Written out where a registry reads it, in pyproject.toml and the README, else derived."""
+    """Written out where a registry reads it, else derived from pyproject.toml."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     names = listed.stdout.splitlines() or [str(p.relative_to(ROOT)) for p in ROOT.rglob("*.toml")]
     name = PROJECT["name"]
@@ -69,7 +69,9 @@ def test_every_address_of_the_repository_is_that_of_pyproject():
         content = (ROOT / file).read_bytes() if (ROOT / file).is_file() else b""
         for match in address.finditer(content.decode("utf-8", "ignore")):
             assert (match[1] or match[2]) == owner, f"{file}: {match[0]}"
-            assert file in ("pyproject.toml", "README.md"), f"{file}: derive it from pyproject.toml"
+            assert file in ("pyproject.toml", "README.md", "codemeta.json"), (
+                f"{file}: derive it from pyproject.toml"
+            )
 
 
 def test_the_page_in_a_registry_is_whole():
@@ -114,7 +116,11 @@ def test_a_workflow_calls_what_is_here(workflow):
         elif extras := re.search(r"pip install .*\.\[([\w,]+)\] hypothesis pytest$", command):
             assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
         else:
-            known = ("python -m pip install uv", ".venv/bin/python -m samkit run all --scale ci")
+            known = (
+                "python -m pip install uv",
+                "gh release create",
+                ".venv/bin/python -m samkit run all --scale ci",
+            )
             assert command.startswith(known), f"{command}: unknown here"
 
 
@@ -124,6 +130,9 @@ def test_the_promises_are_kept_by_workflows():
     assert order == sorted(order)
     assert {"make links", "make CONSTRAINTS= test", "make test"} <= set(commands["weekly"])
     jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
+    release = commands["release"]
+    assert release[:4] == ["make book", "make test", "make gate", "make archive"]
+    assert "dist/samkit-${TAG#v}.zip" in release[4]
     assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
     assert re.search(
         r"make COLAB_PACKAGES=https://\S+ colab\n", "\n".join(commands["weekly"]) + "\n"
