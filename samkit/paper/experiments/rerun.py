@@ -86,7 +86,7 @@ def main() -> int:
             verdict = "agrees" if found["agrees"] else "DISAGREES"
             print(
                 f"{verdict:9} {words}: {found['measure']} recorded {found['recorded']:.4g}, again "
-                f"{found['again'] or math.nan:.4g}, by rounding at most {found['allowed']:.2g} apart"
+                f"{found['again'] or math.nan:.4g}, allowed {found['allowed']:.2g} apart"
             )
     records.save("rerun", {"commit": records.commit(), "runs": outcome})
     return 0 if all(found["agrees"] for found in outcome.values()) else 1
