@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
@@ -87,6 +87,7 @@ def test_unnormalized_formulas():
             assert torch.allclose(d, r * T**2 * g, rtol=1e-12)
 
 
+@settings(deadline=None)  # a machine may be busy
 @given(scale=st.floats(1e-3, 1e3))
 def test_asam_is_invariant_to_scales(scale):
     # w -> A w, g -> g / A leaves delta / w as it is (Kwon et al. 2021, theorem 1), eta = 0
@@ -373,7 +374,7 @@ def test_labels_and_ascents(value, label, ascents):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "message"),
     [
         ({"rho": -1.0}, "finite radius, 0 or larger"),
         ({"rho": float("nan")}, "finite radius"),
@@ -391,9 +392,9 @@ def test_labels_and_ascents(value, label, ascents):
         ({"normalize": False, "share_of_batch": True}, "over groups of m"),
     ],
 )
-def test_a_perturbation_that_cannot_be(settings, message):
+def test_a_perturbation_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        Perturbation(**{"rho": 0.1, **settings})
+        Perturbation(**{"rho": 0.1, **options})
 
 
 def test_a_group_is_no_larger_than_the_batch():
