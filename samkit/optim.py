@@ -230,12 +230,9 @@ class SAM(Optimizer):
         generator: torch.Generator | None = None,
         **base_options: Any,
     ) -> None:
-        make = None
         if isinstance(base_optimizer, int | float):
-            rho = base_optimizer
-        else:
-            make = base_optimizer
-        base = _constructed(base, make, base_options)
+            rho, base_optimizer = base_optimizer, None
+        base = _constructed(base, base_optimizer, base_options)
         for r in (rho, *(group.get("rho", rho) for group in base.param_groups)):
             _check_radius(r)
         if ascent_steps < 1 or int(ascent_steps) != ascent_steps:
@@ -289,7 +286,7 @@ class SAM(Optimizer):
         self._learned: list[tuple[str, Tensor, Tensor | None]] = []
         self._in_place = False
         self._away: _Away | None = None
-        self._calls = _Calls(model) if make and model is not None else None
+        self._calls = _Calls(model) if base_optimizer and model is not None else None
         for group in base.param_groups:  # of an earlier SAM
             if "rho" in base.defaults and group["rho"] == base.defaults["rho"]:
                 group["rho"] = rho
@@ -355,7 +352,8 @@ class SAM(Optimizer):
         if self.__dict__.pop("found_inf", None) is not None:
             self.__dict__.pop("grad_scale", None)
             raise ValueError(SCALER)
-        if closure is None and all(_is_zero(group.get("lr")) for group in self.param_groups):
+        rates = [group.get("lr") for group in self.param_groups]
+        if closure is None and all(lr is not None and float(lr) == 0 for lr in rates):
             # torch.distributed.checkpoint makes the base optimizer's state like this
             self.base.step()
             return torch.zeros(())
@@ -810,10 +808,6 @@ def _check_weights(weights: Sequence[Tensor]) -> None:
         state = accelerate.GradientState()
         if state.num_steps > 1 or not state.sync_gradients:
             raise ValueError(ACCELERATE)
-
-
-def _is_zero(lr: Any) -> bool:
-    return lr is not None and float(lr) == 0
 
 
 @dataclass

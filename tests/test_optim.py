@@ -209,6 +209,7 @@ def test_closed_form_on_a_quadratic(d, rho, lr, seed, normalize):
         ({"between": (1, 3)}, [1, 2, 2, 1]),
         ({"ascent_steps": 3}, [4, 4, 4, 4]),
         ({"direction": "sphere"}, [1, 1, 1, 1]),
+        ({"interval": 3, "reuse": 0.7}, [2, 1, 1, 2]),
     ],
 )
 def test_how_many_passes_a_step_takes_and_that_its_loss_is_the_first(options, passes):
