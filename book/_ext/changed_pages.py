@@ -26,7 +26,10 @@ def shown_elsewhere(env) -> str:
         known("std", "anonlabels").items(),
         known("math", "objects").items(),
         known("py", "objects").items(),
-        [(one.citation_id, one.key, one.docname) for one in known("cite", "citations")],
+        [
+            (one.citation_id, one.key, one.bibliography_key.docname)
+            for one in known("cite", "citations")
+        ],
         [(name, one["docname"]) for name, one in getattr(env, "proof_list", {}).items()],
     ]
     text = "\n".join(line for part in parts for line in [*sorted(map(str, part)), ""])
