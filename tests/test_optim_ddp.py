@@ -23,6 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from samkit import SAM, NonFinite, msam_grad, perturbation
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 RANKS, B, RHO = 2, 12, 0.3
 
 

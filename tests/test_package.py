@@ -42,6 +42,7 @@ def test_importing_samkit_imports_nothing_heavy():
     assert loaded("samkit", ("numpy", "scipy", *HEAVY)) == []
 
 
+@pytest.mark.slow
 def test_importing_the_optimizer_imports_nothing_heavy_beside_torch():
     assert loaded("samkit.optim", HEAVY) == ["torch"]
 
@@ -140,6 +141,7 @@ except ImportError as error: print({name!r}, error)
     assert lines == [f"{name} {cure}" for name in names.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "package, arguments",
     [
@@ -155,6 +157,7 @@ def test_the_command_names_the_cure_too(package, arguments):
     assert "pip install 'samkit[" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_the_numpy_half_is_tested_without_torch():
     """All are collected and some run, where torch cannot be imported."""
     code = "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
@@ -180,6 +183,7 @@ sharpness(rho="wide")
 """
 
 
+@pytest.mark.slow
 def test_type_checkers_see_the_signatures(tmp_path):
     (tmp_path / "use.py").write_text(TYPED)
     command = [sys.executable, "-m", "mypy", tmp_path / "use.py"]  # with the cache of `make lint`
@@ -211,6 +215,7 @@ def distributions(tmp_path_factory):
     return wheel, sdist
 
 
+@pytest.mark.slow
 def test_wheel_and_sdist_hold_samkit_whole_and_nothing_else(distributions):
     wheel, sdist = distributions
     ours = {
@@ -233,6 +238,7 @@ def test_wheel_and_sdist_hold_samkit_whole_and_nothing_else(distributions):
     assert not [name for name in in_sdist if name.startswith(("tests", "results"))]
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_works_by_itself(distributions, tmp_path):
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]

@@ -73,6 +73,7 @@ def test_the_normalized_pull_and_decay_are_those_of_a_perturbation_of_length_rho
     np.testing.assert_allclose([A * v + B * u, A * u + B * v], [descent_u, descent_v], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_factored_step_keeps_what_rounding_destroys():
     """Against 180-digit arithmetic: integers scaled by 2^600, in the coordinates u and v."""
     problem = SparseRegression.sample()
@@ -124,6 +125,7 @@ def test_the_compiled_kernel_equals_the_specification(data):
     np.testing.assert_allclose(result.v, v, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_published_runs():
     problem, reference = SparseRegression.sample(), published.diagonal()
     for run in reference["runs"]:

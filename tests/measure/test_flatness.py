@@ -108,6 +108,7 @@ def test_more_steps_and_restarts_never_find_less_than_the_first_step(problem):
     assert many >= one > 0
 
 
+@pytest.mark.slow
 def test_average_sharpness_of_a_quadratic(problem):
     H, _, w = problem
     net, x, y = inputs(problem)
@@ -707,6 +708,7 @@ def test_sharded_models_are_refused():
 # By closed forms
 
 
+@pytest.mark.slow
 def test_adaptive_sharpness_is_that_of_the_scaled_problem(problem):
     """In the units T = |w| + eta the quadratic has the Hessian T H T and the slope T g."""
     H, b, w = problem

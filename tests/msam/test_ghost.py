@@ -35,7 +35,10 @@ def check(net, x, y, monkeypatch, **options):
         assert abs(loss - losses(net(x), y).mean()) < EXACT
 
 
-@pytest.mark.parametrize("normalize", [True, False])
+NORMALIZE = [True, pytest.param(False, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
 @pytest.mark.parametrize("name", GHOST)
 def test_equals_the_definition_and_the_loop(name, normalize, device, monkeypatch):
     net, x, y = (part.to(device) for part in build(GHOST[name]))
@@ -47,7 +50,7 @@ def test_equals_the_definition_and_the_loop(name, normalize, device, monkeypatch
 IN_PART = ("frozen weight", "frozen bias", "frozen scale", "quotient, difference, PReLU")
 
 
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("normalize", NORMALIZE)
 @pytest.mark.parametrize("name", [name for name in GHOST if name not in IN_PART])
 def test_weight_decay_of_the_loss(name, normalize, monkeypatch):
     net, x, y = build(GHOST[name])

@@ -238,6 +238,7 @@ def test_full_batch_is_deterministic_and_converges_for_constant_rho():
 # --- normalized SAM -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_normalized_stochastic_sam_stops_beside_the_minimizer():
     """c = (-1, -1, 2): limit -rho / 3 where |L'| = rho / 3; Robbins-Monro steps 1/(t+2)."""
     targets, rho, steps = np.array([-1.0, -1.0, 2.0]), 0.3, 4000

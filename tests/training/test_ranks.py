@@ -16,6 +16,8 @@ from samkit.training import Recipe, fit
 
 fitting = importlib.import_module("samkit.training.fit")  # samkit.training.fit is the function
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 RANKS, N, BATCH = 2, 26, 12  # an incomplete last batch
 SHORT = {"epochs": 2, "batch_size": BATCH, "learning_rate": 0.2}
 

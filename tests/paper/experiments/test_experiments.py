@@ -57,6 +57,7 @@ def test_scales_come_from_the_environment(monkeypatch):
 TINY = {"epochs": 2, "batch_size": 500}
 
 
+@pytest.mark.slow
 def test_a_run_is_a_fit_on_the_data_with_its_noise():
     config = classify.small(Recipe(Perturbation(0.1, m=250), **TINY), seed=3, noise=0.4)
     found = classify.run(config)

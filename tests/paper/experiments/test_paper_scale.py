@@ -64,6 +64,7 @@ def tiny(config: Config) -> Config:
 ON_IMAGES = sorted({*experiments.NAMES} - {"fig07_relu_network", "small_networks"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_IMAGES)
 def test_every_kind_of_run_goes_through(name, images):
     experiment = experiments.load(name)
@@ -189,6 +190,7 @@ def as_the_paper_says(config, noise):
     return metrics
 
 
+@pytest.mark.long
 def test_the_ledger_judges_what_is_recorded(tmp_path):
     """With runs of three seeds, each of the rows that waits for a GPU has a verdict: PASS."""
     for path in (Path(__file__).parents[3] / "results").glob("*-laptop.jsonl"):

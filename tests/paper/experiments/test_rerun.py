@@ -23,6 +23,7 @@ def recorded(tmp_path, monkeypatch):
         records.append("small_networks", "laptop", tiny(seed), metrics, seconds=seed + 1, data=data)
 
 
+@pytest.mark.slow
 def test_the_quickest_run_of_a_task_is_repeated_and_agrees(recorded, capsys):
     ((words, record, others),) = rerun.quickest("small_networks")
     assert words == "small_networks few" and record["seed"] == 0
@@ -33,6 +34,7 @@ def test_the_quickest_run_of_a_task_is_repeated_and_agrees(recorded, capsys):
     assert "agrees" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_training_disagrees(recorded, monkeypatch, capsys):
     monkeypatch.setattr(Stage, "rate", lambda stage, done: 0.0)
     assert rerun.main() == 1

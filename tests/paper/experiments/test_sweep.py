@@ -36,6 +36,7 @@ def test_where_nothing_is_recorded_the_file_and_the_command_are_named():
     assert f"python -m samkit run {NAME} --scale ci" in str(missing.value)
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_skipped():
     outcome, said = run(seeds=(0,))
     assert (outcome.done, outcome.skipped, outcome.left) == (4, 0, 0)
@@ -60,6 +61,7 @@ def test_runs_are_picked_by_their_description(capsys):
     assert len(experiments.recorded(NAME, "ci")) == 2
 
 
+@pytest.mark.slow
 def test_a_run_repeats_bit_for_bit():
     run(seeds=(1,))
     first = experiments.recorded(NAME, "ci")
@@ -77,6 +79,7 @@ def cluster():
         yield cluster
 
 
+@pytest.mark.slow
 def test_on_a_dask_cluster_the_same_runs_have_the_same_metrics(cluster, monkeypatch):
     run(seeds=(0,))
     first = experiments.recorded(NAME, "ci")
@@ -128,6 +131,7 @@ def test_no_time_no_run():
     assert "4 runs are left; the same command goes on" in said
 
 
+@pytest.mark.slow
 def test_time_up_in_the_middle_resumes_from_the_checkpoint(tiny, monkeypatch):
     run(seeds=(0,))
     expected = experiments.recorded(NAME, "ci")
@@ -156,6 +160,7 @@ def test_time_up_in_the_middle_resumes_from_the_checkpoint(tiny, monkeypatch):
     assert not list((tiny / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_runs_whose_parent_is_killed_stop_at_their_next_epoch(tiny):
     """With a checkpoint, instead of going on for a record that nobody will write."""
     code = f"from samkit.paper.experiments.sweep import sweep; sweep({NAME!r}, 'ci', jobs=2)"
@@ -189,5 +194,6 @@ def test_records_of_other_settings_are_an_error(monkeypatch):
         run(seeds=(0,))
 
 
+@pytest.mark.slow
 def test_durations():
     assert [sweep.duration(s) for s in (40, 720, 12600)] == ["40 s", "12 min", "3.5 h"]
