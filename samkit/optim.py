@@ -899,24 +899,31 @@ def _has_memory(module: nn.Module) -> bool:
 
 def _constructed(base: Any, make: Any, options: dict[str, Any]) -> Optimizer:
     """The base optimizer; in the familiar signature it is made of parameters, class and options."""
-    if make is None:
-        if options:
-            name = next(iter(options))
-            raise TypeError(
-                f"SAM got an unexpected keyword argument {name!r}: options of the base optimizer "
-                "go to it, SAM(torch.optim.SGD(model.parameters(), lr=0.1)), or come with its "
-                "class, SAM(model.parameters(), torch.optim.SGD, lr=0.1)"
+    if make is not None:
+        if isinstance(base, Optimizer) or not callable(make):
+            raise ValueError(
+                "pass either a constructed optimizer, SAM(torch.optim.SGD(...)), or the parameters "
+                "and a class, SAM(model.parameters(), torch.optim.SGD, lr=0.1)"
             )
-        _check_base(base)
-        return base
-    if isinstance(base, Optimizer) or not callable(make):
-        raise ValueError(
-            "pass either a constructed optimizer, SAM(torch.optim.SGD(...)), or the parameters and "
-            "a class, SAM(model.parameters(), torch.optim.SGD, lr=0.1)"
+        base = make(base, **options)
+    elif options:
+        raise TypeError(
+            f"SAM got an unexpected keyword argument {next(iter(options))!r}: options of the base "
+            "optimizer go to it, SAM(torch.optim.SGD(model.parameters(), lr=0.1)), or come with "
+            "its class, SAM(model.parameters(), torch.optim.SGD, lr=0.1)"
         )
-    made = make(base, **options)
-    _check_base(made)
-    return made
+    if not isinstance(base, Optimizer):
+        raise ValueError("base must be an optimizer, such as torch.optim.SGD(...), not a class")
+    if isinstance(base, SAM):
+        raise ValueError("base is a SAM already: set its options, or pass the optimizer in it")
+    if isinstance(base, LBFGS):
+        raise ValueError("LBFGS evaluates the loss by itself, at other points than SAM's")
+    if "rho" in base.defaults and "sam_steps" not in base.defaults:
+        raise ValueError(
+            f"{type(base).__name__} has a rho of its own in its groups, where SAM's has to be: "
+            "use another base optimizer"
+        )
+    return base
 
 
 def normalization_groups(model: nn.Module, rho: float) -> list[dict[str, Any]]:
@@ -940,41 +947,22 @@ def normalization_groups(model: nn.Module, rho: float) -> list[dict[str, Any]]:
     return [{"params": params, "rho": r} for r, params in groups.items() if params]
 
 
-def _check_base(base: Optimizer) -> None:
-    """ValueError for an optimizer that SAM cannot be around."""
-    if not isinstance(base, Optimizer):
-        raise ValueError("base must be an optimizer, such as torch.optim.SGD(...), not a class")
-    if isinstance(base, SAM):
-        raise ValueError("base is a SAM already: set its options, or pass the optimizer in it")
-    if isinstance(base, LBFGS):
-        raise ValueError("LBFGS evaluates the loss by itself, at other points than SAM's")
-    if "rho" in base.defaults and "sam_steps" not in base.defaults:
-        raise ValueError(
-            f"{type(base).__name__} has a rho of its own in its groups, where SAM's has to be: "
-            "use another base optimizer"
-        )
-
-
 def _check_number(name: str, value: Any, fits: bool, where: str) -> None:
     """ValueError for an option that is not a finite number where it should be."""
     if not fits or value == float("inf"):
-        raise ValueError(f"{name} must be a number {where}, not {value}")
+        raise ValueError(f"{name} must be a number {where}, not {value!r}")
 
 
 def _check_radius(rho: Any) -> None:
-    """ValueError for what is no radius."""
-    if not isinstance(rho, Real) or not 0 <= float(rho) < float("inf"):
-        raise ValueError(f"rho must be a number >= 0, not {rho!r}")
+    _check_number("rho", rho, isinstance(rho, Real) and float(rho) >= 0, ">= 0")
 
 
 def _check_between(between: Any) -> None:
     """ValueError for what is no range of steps."""
-    fits = isinstance(between, tuple | list) and len(between) == 2
-    if fits:
-        first, last = between
-        fits = isinstance(first, int) and first >= 0
-        fits = fits and (last is None or (isinstance(last, int) and last >= first))
-    if not fits:
+    pair = isinstance(between, tuple | list) and len(between) == 2
+    first, last = between if pair else (None, None)
+    end = first if last is None else last
+    if not (isinstance(first, int) and isinstance(end, int) and 0 <= first <= end):
         raise ValueError(
             "between must be (first, last), integers with 0 <= first <= last, or None as last, "
             f"not {between!r}"
