@@ -16,8 +16,8 @@ CHANGES = [
     # a list has list items; and the role of bibliography entries is deprecated
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
     (r' role="doc-biblioentry"', ""),
-    # a style sheet whose name says its content: what comes after that depends on when it was copied
-    (r"(/mystnb\.\w+\.css)\?v=\w+", r"\1"),
+    # style sheets that are copied late: what comes after the name depends on when
+    (r"(/(?:mystnb\.\w+|proof)\.css)\?v=\w+", r"\1"),
     # the icons come as a font with a style sheet; the script that draws them again weighs 0.5 MB
     (r'<script src="[^"]*/fontawesome/[^"]*/all\.min\.js[^"]*"></script>', ""),
     (r'<link rel="preload" [^>]*fa-(?:brands|regular)-400\.woff2[^>]*>', ""),

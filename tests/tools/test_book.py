@@ -334,6 +334,20 @@ def test_a_broken_table_of_contents_is_named(page, toc, complaint):
 
 
 BUILD = [sys.executable, "-m", "tools.book", "build"]
+# what one page holds and others refer to
+HOLDS = """
+
+$$
+a = b
+$$ (an-equation)
+
+```{prf:theorem} A theorem
+:label: a-theorem
+So.
+```
+"""
+REFERS = "\n\n{eq}`an-equation`, {prf:ref}`a-theorem`, {cite}`a1`\n"
+LISTS = "\n```{bibliography}\n```\n"
 
 
 @pytest.fixture
@@ -341,10 +355,12 @@ def project(tmp_path):
     """A book of one chapter and two pages in a folder of its own, with its own copy of the tool."""
     for name in ("tools", "book/_ext"):
         shutil.copytree(tree.ROOT / name, tmp_path / name)
-    for name in ("index", "other"):
-        (tmp_path / "book" / f"{name}.md").write_text(f"# The {name}\n\n" + 50 * "word ")
+    for name, more in {"index": LISTS, "other": ""}.items():
+        text = f"# The {name}\n\n{50 * 'word '}{REFERS}{more}"
+        (tmp_path / "book" / f"{name}.md").write_text(text)
+    (tmp_path / "references.bib").write_text("@misc{a1, author={A. B.}, title={C}, year=2001}")
     page = PAGE.replace("CODE", "import time; time.sleep(1); print(6 * 7)")
-    (tmp_path / "book" / "01-page.md").write_text(page + 50 * "word ")
+    (tmp_path / "book" / "01-page.md").write_text(f"{page}{50 * 'word '}{HOLDS}")
     shutil.copy(tree.ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "404.html").write_text("")
     (tmp_path / "_toc.yml").write_text(
@@ -353,9 +369,10 @@ def project(tmp_path):
     )
     (tmp_path / "_config.yml").write_text(
         "title: T\nonly_build_toc_files: true\nexclude_patterns: [tools]\n"
-        "execute: {execute_notebooks: cache}\n"
-        "sphinx: {local_extensions: {changed_pages: book/_ext, finished_pages: book/_ext}, "
-        "config: {html_extra_path: [404.html]}}\n"
+        "execute: {execute_notebooks: cache}\nbibtex_bibfiles: [references.bib]\n"
+        "sphinx: {extra_extensions: [sphinx_proof], "
+        "local_extensions: {changed_pages: book/_ext, finished_pages: book/_ext}, "
+        "config: {html_extra_path: [404.html], mathjax_path: tex-svg.js}}\n"
     )
     return tmp_path
 
