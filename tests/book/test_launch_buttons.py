@@ -35,9 +35,13 @@ def test_a_page_without_a_notebook_has_no_buttons(docname):
     assert context["header_buttons"] == []
 
 
-def test_the_pictures_of_the_buttons_come_with_the_book():
-    context = {"header_buttons": []}
+def test_the_buttons_of_a_chapter():
+    """Their pictures come with the book, and so does the notebook with what it shows."""
+    downloads = {"label": "download-buttons", "buttons": [{"text": ".md"}]}
+    context = {"header_buttons": [downloads], "pathto": lambda path, resource: f"../{path}"}
     launch_buttons.add_buttons(None, "book/03-diagonal-networks", "page.html", context, None)
-    (group,) = context["header_buttons"]
+    _, group = context["header_buttons"]
     assert [button["text"] for button in group["buttons"]] == ["Colab", "Binder"]
     assert all(button["icon"].startswith("_static/") for button in group["buttons"])
+    notebook, source = downloads["buttons"]
+    assert notebook["url"] == "../executed/03-diagonal-networks.ipynb" and source["text"] == ".md"

@@ -46,7 +46,8 @@ def test_it_holds_the_book_the_notebooks_the_records_and_the_package(packed):
     }
     notebooks = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert notebooks == {name.split("/")[1] for name in names if name.startswith("notebooks/")}
-    assert {"results/fig12_label_noise-laptop.jsonl", *archive.PAGES} <= names
+    records = {f"results/{path.name}" for path in (ROOT / "results").glob("*.jsonl")}
+    assert records and records | {*archive.PAGES} <= names
     assert not any("checkpoint" in name for name in names)
     for place in re.findall(r"`([\w./{}-]+)`", contents):
         place = place.rstrip("/")
