@@ -1,9 +1,10 @@
-"""The two networks of the benchmarks."""
+"""The networks of the benchmarks."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,3 +47,38 @@ def resnet(width: int = 16, stages: int = 3, blocks: int = 1) -> nn.Module:
 
 def resnet18() -> nn.Module:
     return resnet(64, 4, 2)
+
+
+class Words(nn.Module):
+    """One block of a GPT: causal attention and an MLP, each added to what came in."""
+
+    def __init__(self, d: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norm1, self.norm2 = heads, nn.LayerNorm(d), nn.LayerNorm(d)
+        self.attention, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.attention(self.norm1(x)).chunk(3, -1)
+        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    """Word and position embeddings, blocks, and a head for the next word."""
+
+    def __init__(self, words: int, length: int, d: int, blocks: int, heads: int) -> None:
+        super().__init__()
+        self.word, self.position = nn.Embedding(words, d), nn.Embedding(length, d)
+        self.blocks = nn.Sequential(*(Words(d, heads) for _ in range(blocks)))
+        self.norm, self.head = nn.LayerNorm(d), nn.Linear(d, words, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        return self.head(self.norm(self.blocks(self.word(tokens) + self.position(places))))
+
+
+def gpt() -> nn.Module:
+    return GPT(words=64, length=32, d=64, blocks=2, heads=4)

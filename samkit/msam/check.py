@@ -17,10 +17,9 @@ two kinds of fault, and cheaper questions for each.
   the losses are summed with factors r_G, every layer's gradient g turns into r_G g; where group H
   acts on group G through anything that autograd knows, g has a share of r_H in it.
 
-These questions may be too strict: numbers without influence may differ, and the loop rounds groups
-of half of the batch in another way. Where a first pass shows a difference, F itself, held against
-its mean over the parts of each split, has the last word; where the halves do, F and L of all groups
-have it.
+These questions may be too strict: numbers without influence may differ between first passes, and
+the loop rounds groups of half of the batch in another way than small ones. So where one of them
+finds a difference, F and L of all groups are compared, and have the last word.
 
 So a check with two splits misses no rule that turns the gradient of the batch by more than the
 tolerance, and no two groups whose dependence shows in a value or a derivative of the first pass.
@@ -42,7 +41,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import reduce
 from time import perf_counter
 from typing import Any
 
@@ -166,18 +164,16 @@ class _Check:
         )
 
     def run(self, splits: int, right: Pieces | None) -> None:
-        found = self.paths.fast(self.two, self.m, len(self.two))
+        found = self.paths.fast(self.two, self.m, 2)
         self.agree(self.two, self.m, (found, right or self.paths.loop(self.two, self.m)))
-        if splits and len(self.order) > 1:
-            if self.first_passes_differ(splits):
-                for parts in self.squares():
-                    self.agree_with(parts)
-            if splits == 2:
-                every = range(-(-len(self.batch) // self.m))
-                halves = self.rows([*self.order, *every[len(self.order) :]])
-                sides = self.both_ways(halves, self.m * (len(self.order) // 2))
-                if self.apart(self.tolerance, sides)[1]:
-                    self.agree(self.rows(every), self.m)
+        if splits and len(self.two) < len(self.batch):
+            every = range(-(-len(self.batch) // self.m))
+            halves = self.rows([*self.order, *every[len(self.order) :]])
+            sides = self.both_ways(halves, self.m * (len(self.order) // 2))
+            if self.first_passes_differ(splits) or (
+                splits == 2 and self.apart(self.tolerance, sides)[1]
+            ):
+                self.agree(self.rows(every), self.m, at_once=0)
 
     def rows(self, groups: Iterable[int]) -> Batch:
         """The examples of these groups, in this order."""
@@ -192,33 +188,21 @@ class _Check:
         columns = [self.order[i::c] for i in range(c)]
         return columns, rows
 
-    def agree(self, batch: Batch, m: int, first: Sides | None = None) -> None:
+    def agree(self, batch: Batch, m: int, first: Sides | None = None, *, at_once: int = 2) -> None:
         """Raises Unsupported unless F = L on this batch in groups of m; first: (F, L) if known."""
-
-        gap, wrong = self.apart(self.tolerance, self.both_ways(batch, m), first)
+        gap, wrong = self.apart(self.tolerance, self.both_ways(batch, m, at_once), first)
         if wrong and len(batch) > m:
             for group in batch.groups(m):  # if a group by itself is wrong, a rule is
                 self.agree(group, m)
             raise Unsupported(DEPENDENT.format(gap, self.place()))
         if wrong:
             sizes = [0.0 if t is None else float(norm([t])) for t in wrong.get(1, ())]
-            most = [self.paths.params[sizes.index(max(sizes))]] if sizes else []
-            raise Unsupported(UNSEEN.format(gap, self.names(", most at ", map(id, most))))
+            most = self.paths.params[sizes.index(max(sizes))] if sizes else None
+            where = "" if most is None else f", most at {self.name(id(most))}"
+            raise Unsupported(UNSEEN.format(gap, where))
 
-    def both_ways(self, batch: Batch, m: int) -> Callable[[], Sides]:
-        return lambda: (self.paths.fast(batch, m, len(batch)), self.paths.loop(batch, m))
-
-    def agree_with(self, parts: Sequence[Sequence[int]]) -> None:
-        """Raises Unsupported unless F of all groups of m is its mean over these parts of them."""
-        whole, m, fast = self.rows(range(len(self.order))), self.m, self.paths.fast
-
-        def sides() -> Sides:
-            each = (_scaled(fast(self.rows(sorted(part)), m), len(part)) for part in parts)
-            return _scaled(fast(whole, m), len(self.order)), reduce(_sum, each)
-
-        gap, wrong = self.apart(self.tolerance, sides)
-        if wrong:
-            raise Unsupported(DEPENDENT.format(gap, self.place()))
+    def both_ways(self, batch: Batch, m: int, at_once: int = 2) -> Callable[[], Sides]:
+        return lambda: (self.paths.fast(batch, m, at_once), self.paths.loop(batch, m))
 
     def first_passes_differ(self, splits: int) -> bool:
         """Whether a group's inputs of layers, losses, or g depend on other groups."""
@@ -235,7 +219,9 @@ class _Check:
 
     def differs_at(self, parts: Sequence[Sequence[int]], whole: First) -> int | None:
         """The first of the `values` that is another one in the parts; -1 if they do not compare."""
-        order = torch.tensor([group for part in parts for group in sorted(part)])
+        # a group alone would be recorded in another way than one of several
+        parts = [sorted([*part, *part] if len(part) == 1 else part) for part in parts]
+        order = torch.tensor([group for part in parts for group in part])
 
         def sides(whole: First | None = None) -> Sides:
             of_whole = [t[order.to(t.device)] for t in values(whole or self.first_pass())]
@@ -262,20 +248,19 @@ class _Check:
     def place(self) -> str:
         """What depends on other groups first, for the message; "" where it is not seen."""
         whole = self.first_pass()
+        uses = whole[1].uses
         for parts in self.squares():
             k = self.differs_at(parts, whole)
             if k is not None and k >= 0:
-                uses = [use.base for each in whole[1].uses[k : k + 1] for use in each]
-                return self.names(", first in what is given to ", uses) or ", first in the loss"
+                seen = f"what is given to {self.name(uses[k][0].base)}" if uses[k:] else "the loss"
+                return f", first in {seen}"
         return ""
 
-    def names(self, before: str, ids: Iterable[int]) -> str:
-        """The parameters and the classes of their modules, after these words; "" for none."""
-        ids, model = set(ids), self.paths.model
-        named = [name for name, p in model.named_parameters() if id(p) in ids]
-        owners = (type(model.get_submodule(name.rpartition(".")[0])).__name__ for name in named)
-        each = [f"{name!r} of {owner}" for name, owner in zip(named, owners, strict=True)]
-        return before + " and ".join(each) if each else ""
+    def name(self, base: int) -> str:
+        """A parameter's name, and the class of its module."""
+        model = self.paths.model
+        name = next(name for name, p in model.named_parameters() if id(p) == base)
+        return f"{name!r} of {type(model.get_submodule(name.rpartition('.')[0])).__name__}"
 
     def apart(
         self, tolerance: float, sides: Callable[[], Sides], first: Sides | None = None
@@ -336,18 +321,6 @@ def values(first: First) -> list[Tensor]:
 
 def _real(t: Tensor) -> Tensor:
     return torch.view_as_real(t) if t.is_complex() else t
-
-
-def _scaled(pieces: Pieces, factor: int) -> Pieces:
-    return [[None if t is None else t * factor for t in piece] for piece in pieces]
-
-
-def _sum(one: Pieces, other: Pieces) -> Pieces:
-    """Of the same pieces; None counts as 0."""
-    return [
-        [y if x is None else x if y is None else x + y for x, y in zip(*piece, strict=True)]
-        for piece in zip(one, other, strict=True)
-    ]
 
 
 def _difference(found: Tensors, right: Tensors) -> tuple[float, Tensors]:

@@ -14,9 +14,10 @@ k w), are (1 + c_G) (w + s'_G sum_i g_i a_i^T) with c_G = s_G k and s'_G = s_G /
 give 1 + c_G times the z for s'_G. The gradient's own part weight_decay (w + delta_G), averaged over
 the groups, takes one more weight gradient at w, with each example weighted by s_G.
 
-The norms of step 1, from a and g alone, are Goodfellow's ("Efficient per-example gradient
-computations", 2015, arXiv:1510.01799); Li et al. (2022, arXiv:2110.05679) named them ghost clipping
-and gave the form for sequences. Step 2 is this project's.
+The norms of step 1, from a and g alone, are those of Goodfellow, "Efficient per-example gradient
+computations" (2015, arXiv:1510.01799). Li, Tramer, Liang and Hashimoto, "Large language models can
+be strong differentially private learners" (2022, arXiv:2110.05679), gave the form for sequences and
+the name "ghost clipping". Step 2 is this project's.
 
 Layers are found by the torch functions that they call, not by their class: every call that is given
 a trainable parameter, or a view of one, goes through its rule or is refused; and a parameter that
@@ -281,8 +282,11 @@ class Record(_Intercept):
             past = [p for p, g in zip(self.params, grads, strict=False) if g is not None]
             refusal = Unsupported("a parameter that reaches the loss past torch's functions")
             raise self.located(refusal, past)
-        if any(site.a._version != site.version for site in self.sites):
-            raise Unsupported("a layer's input that is changed in place")
+        for site, uses in zip(self.sites, self.uses, strict=True):
+            if site.a._version != site.version:
+                of = {use.base for use in uses}
+                refusal = Unsupported("a layer's input that is changed in place")
+                raise self.located(refusal, [p for p in self.params if id(p) in of])
         return grads[len(self.params) :]
 
     def backward(self, losses: Tensor) -> None:
@@ -309,9 +313,8 @@ class Record(_Intercept):
                 if g is not None and g.numel()
             ]
             largest = [g.abs().amax(1) for g in rows] or largest
-        unit = reduce(torch.maximum, largest)
-        unit = _wide(unit)
-        return unit.clamp(min=torch.finfo(unit.dtype).tiny)
+        unit = _wide(reduce(torch.maximum, largest))
+        return torch.where(unit > 0, unit, 1)
 
     def squared_norms(self, k: float) -> Tensor:
         """||(k w + sum over the group of grad l_i) / unit||^2 over all parameters, shape (G,)."""

@@ -612,14 +612,15 @@ LOOP: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
     "an input changed in place": (
         lambda: frozen(two(changed_in_place)(), "a.weight"),
         vector,
-        "changed in place",
+        r"changed in place \('a\.bias'\)",
     ),
     "detached": seen(lambda s, x: s.b(F.linear(x, s.a.weight.detach())), "no rule"),
     "no_grad": seen(lambda s, x: s.b(x + torch.no_grad()(s.a)(x)), "under no_grad"),
     "a custom function": seen(lambda s, x: s.b(Scale.apply(s.a(x), s.scale)), "under no_grad"),
     "a parameter used before the call": (ahead, vector, "past torch's"),
     "checkpointing": seen(
-        lambda s, x: s.b(checkpoint(s.a, x, use_reentrant=False)), "fails, where the loop does not"
+        lambda s, x: checkpoint(s.b, s.a(x).tanh(), use_reentrant=False),
+        "fails, where the loop does not",
     ),
     "examples that mix": seen(
         lambda s, x: s.b(s.a(x) - s.a(x.mean(0))), "examples in its first dimension"

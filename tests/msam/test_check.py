@@ -115,6 +115,19 @@ def test_losses_divided_by_the_size_of_the_batch():
     assert relative(grads(net), dense(net, loss_fn, x, y, rho=0.3, m=3)) < EXACT
 
 
+def test_a_checkpointed_first_layer_is_right_either_way():
+    net, (x, y) = (
+        two(lambda s, x: s.b(checkpoint(s.a, x, use_reentrant=False)))().double(),
+        vector(),
+    )
+    for m in (1, 3, 6):
+        net.zero_grad()
+        with warnings.catch_warnings(action="ignore"):  # the loop takes over for some m
+            msam_grad(net, losses, x, y, rho=0.3, m=m)
+        plain = Forward(lambda s, x: s.b(s.a(x)), a=net.a, b=net.b, scale=net.scale)
+        assert relative(grads(net), dense(plain, losses, x, y, rho=0.3, m=m)) < EXACT
+
+
 def test_a_forward_with_numpy_on_its_inputs_stays_fast():
     net, (x, y) = two(by_numpy)().double(), vector()
     msam_grad(net, losses, x, y, rho=0.3, m=3, method="ghost")
@@ -285,11 +298,22 @@ def test_numbers_without_influence_may_depend_on_the_batch():
     assert relative(grads(net), dense(net, losses, x, y, rho=0.3, m=2)) < EXACT
 
 
+@pytest.mark.parametrize("b", [2, 3, 5, 12])
+@pytest.mark.parametrize("name", ["BERT", "nanoGPT", "conv", "siamese"])
+def test_the_cheap_look_at_first_passes_suspects_no_right_network(name, b, monkeypatch):
+    compared = []
+    monkeypatch.setattr(checks._Check, "agree", lambda _, batch, *__: compared.append(len(batch)))
+    net, x, y = build(GHOST[name])
+    paths = Paths(net, losses, [*net.parameters()], OPTIONS, 2**30)
+    check(paths, Batch(x[:b], y[:b]), 1, splits=2, seed=0)
+    assert compared == [2]  # and not all groups as well
+
+
 def test_the_message_says_where_the_dependence_is_seen_first():
     layers = nn.Sequential(nn.Linear(7, 7), nn.Linear(7, 7), nn.Linear(7, CLASSES)).double()
     x, y = vector()
     layers[1].register_forward_hook(lambda _, __, z: z - z.mean(0))
-    with pytest.raises(Unsupported, match=r"first in what is given to '2\.weight' of Linear and"):
+    with pytest.raises(Unsupported, match=r"first in what is given to '2\.weight' of Linear"):
         msam_grad(layers, losses, x, y, rho=0.3, m=3, method="ghost")
     layers[1]._forward_hooks.clear()
 
