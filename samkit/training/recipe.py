@@ -87,8 +87,11 @@ class Recipe:
                 raise ValueError(f"share_of_batch: pass an m that divides {self.batch_size}")
             if how.project:
                 raise ValueError("project is for samkit.training.train_stack: leave it out")
-            if self.step_size_only and how.source == "random":
-                raise ValueError("step_size_only needs the gradient at w: not a random direction")
+            if self.step_size_only and how.source != "own":
+                raise ValueError(
+                    "step_size_only needs the gradient at w of the same batch: not a random "
+                    'direction and not another batch\'s, so leave source at "own"'
+                )
 
     @property
     def perturbations(self) -> tuple[Perturbation, ...]:

@@ -411,7 +411,6 @@ def test_a_loss_that_is_not_one_per_example_is_refused_before_training(examples,
         {"perturbation": Perturbation(0.1), "step_size_only": True},
         {"perturbation": Perturbation(0.1, source="previous")},
         {"perturbation": Perturbation(0.1, source="independent", steps=2)},
-        {"perturbation": Perturbation(0.1, source="previous"), "step_size_only": True},
         {"perturbation": Perturbation(0.1, m=1)},
         {"perturbation": Perturbation(0.1, m=2)},
         {"perturbation": Perturbation(0.1, m=2), "separate_groups": True},
@@ -638,6 +637,10 @@ def test_statistics_of_the_average_are_those_of_its_own_weights(examples):
         ({"perturbation": Perturbation(0.1, m=4, adaptive=True)}, "are for m = batch_size"),
         ({"perturbation": Perturbation(0.1, m=4), "step_size_only": True}, "for m = batch_size"),
         ({"perturbation": Perturbation(source="random"), "step_size_only": True}, "not a random"),
+        (
+            {"perturbation": Perturbation(0.1, source="previous"), "step_size_only": True},
+            "not another batch",
+        ),
         ({"perturbation": Perturbation(0.1, normalize=False, project=True)}, "project is for"),
         (
             {"perturbation": Perturbation(0.1, m=3, normalize=False, share_of_batch=True)},
