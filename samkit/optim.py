@@ -428,7 +428,7 @@ class SAM(Optimizer):
         if self.random_start:
             delta = perturbation.sphere(weights, now.radii, self.generator)
         factor: Tensor | float = 1.0  # the move is factor * delta
-        noise = passes.Noise(weights)
+        random_state = passes.RandomState(weights)
         before = after = passes.State()
         first: list[Tensor | None] = []
         losses: list[Tensor] = []
@@ -438,7 +438,7 @@ class SAM(Optimizer):
             # The descent on other examples than the ascent's is a forward pass of its own.
             again = k > 0 and not (last and ascent)
             if k:
-                noise.replay()
+                random_state.restore()
             if again:
                 before.restore()
             with ExitStack() as around:
@@ -849,18 +849,18 @@ class _Calls:
 
     def first(self) -> None:
         """A first pass begins."""
-        self.begun: list[passes.Noise] = []
+        self.begun: list[passes.RandomState] = []
         self.state: passes.State | None = None
         self.again: int | None = None
 
     def second(self, weights: Sequence[Tensor]) -> Callable[[], None]:
         """A second pass begins; the function that is returned ends it."""
         self.again = 0
-        after, noise = passes.State([self.model]), passes.Noise(weights)
+        after, random_state = passes.State([self.model]), passes.RandomState(weights)
 
         def end() -> None:
             after.restore()
-            noise.replay()
+            random_state.restore()
             self.first()
 
         return end
@@ -870,12 +870,12 @@ class _Calls:
             return
         if self.again is None:
             self.state = self.state or passes.State([model])
-            self.begun.append(passes.Noise(model.parameters()))
+            self.begun.append(passes.RandomState(model.parameters()))
             return
         if self.again == 0 and self.state is not None:
             self.state.restore()
         if self.again < len(self.begun):
-            self.begun[self.again].replay()
+            self.begun[self.again].restore()
         self.again += 1
 
 

@@ -191,8 +191,8 @@ def finite(tensors: Iterable[Tensor | None]) -> bool:
     return bool(torch.isfinite(total(tensors)))
 
 
-class Noise:
-    """The state of torch's random generators at one moment; `replay()` goes back to it.
+class RandomState:
+    """The state of torch's random generators at one moment; `restore()` goes back to it.
 
     While a CUDA graph is recorded its device's generator has no state to go back to, and is left
     alone: record only steps without dropout.
@@ -211,7 +211,7 @@ class Noise:
             torch.equal(state, torch.cuda.get_rng_state(d)) for d, state in self.cuda_states.items()
         )
 
-    def replay(self) -> None:
+    def restore(self) -> None:
         torch.set_rng_state(self.state)
         for device, state in self.cuda_states.items():  # pragma: no cover, needs a GPU
             torch.cuda.set_rng_state(state, device)

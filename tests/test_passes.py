@@ -99,10 +99,10 @@ def test_nothing_moves():
         pass
 
 
-def test_noise_replays():
-    noise = passes.Noise([torch.ones(1)])
+def test_random_numbers_are_drawn_again():
+    state = passes.RandomState([torch.ones(1)])
     first = torch.randn(3)
-    noise.replay()
+    state.restore()
     assert torch.equal(first, torch.randn(3))
 
 

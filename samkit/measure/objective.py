@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from samkit import passes
 from samkit.errors import Undefined, Unsupported
 from samkit.msam.batch import Batch, LossFn, leaves, mapped, per_example
 
@@ -65,7 +66,7 @@ class Objective:
         self.kept = dict(self.pair.named_parameters()) | dict(self.pair.named_buffers())
         self.kept = {name: t for name, t in self.kept.items() if name not in self.trained}
         self.watch: AbstractContextManager = nullcontext()  # of the forward pass
-        self.start = RandomState(p.device for p in named.values())
+        self.start = RandomState(named.values())
 
     @contextmanager
     def measuring(self) -> Iterator[Objective]:
@@ -227,7 +228,7 @@ def batches(objective: Objective, inputs: Any, targets: Any) -> Iterator[Batch]:
         state.restore()  # evaluations have drawn from their own
         if (pair := next(rest, _END)) is _END:
             break
-        state = RandomState(state.cuda)
+        state = RandomState(objective.pair.parameters())
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(
                 f"a batch is a {type(pair).__name__}: make it a pair (inputs, targets), where "
@@ -244,21 +245,17 @@ def _real(t: Tensor) -> Tensor:
     return torch.view_as_real(t) if t.is_complex() else t
 
 
-class RandomState:
+class RandomState(passes.RandomState):
     """torch's, NumPy's and Python's global random states at one moment."""
 
-    def __init__(self, devices: Iterable[torch.device]) -> None:
-        self.torch, self.numpy = torch.get_rng_state(), np.random.get_state()
-        self.python = random.getstate()
-        cuda = {device for device in devices if device.type == "cuda"}
-        self.cuda = {device: torch.cuda.get_rng_state(device) for device in cuda}
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__(tensors)
+        self.numpy, self.python = np.random.get_state(), random.getstate()
 
     def restore(self) -> None:
-        torch.set_rng_state(self.torch)
+        super().restore()
         np.random.set_state(self.numpy)
         random.setstate(self.python)
-        for device, state in self.cuda.items():  # pragma: no cover, needs a GPU
-            torch.cuda.set_rng_state(state, device)
 
 
 class _Attributes:

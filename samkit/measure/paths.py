@@ -148,7 +148,7 @@ def _measured(
             "statistics from at every point"
         )
     results = []
-    start = RandomState(p.device for p in model.parameters())
+    start = RandomState(model.parameters())
     try:
         for point in points:
             start.restore()

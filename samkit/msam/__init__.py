@@ -283,10 +283,10 @@ def _all_or_nothing(params: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
     Yields a function that goes back to the start: gradients of 0 and the same random numbers.
     """
     before = [p.grad for p in params]
-    noise = passes.Noise(params)
+    random_state = passes.RandomState(params)
 
     def start_again() -> None:
-        noise.replay()
+        random_state.restore()
         for p in params:
             p.grad = None
 

@@ -127,13 +127,13 @@ def check(paths: Paths, batch: Batch, m: int, *, splits: int, seed: int) -> floa
     path itself raises comes through. Weights, buffers and random states are as before, p.grad is
     None. Returns the seconds that the loop takes for the whole batch, from those for two groups.
     """
-    noise, before = passes.Noise(paths.params), passes.State([paths.model])
+    random_state, before = passes.RandomState(paths.params), passes.State([paths.model])
     this = _Check(paths, batch, m, seed)
     try:
         with timed(paths.params) as seconds:
             right = paths.loop(this.two, m)  # what it raises is the model's own
-        draws = not noise.untouched()
-        noise.replay()
+        draws = not random_state.untouched()
+        random_state.restore()
         try:
             with drawing_alike(paths.model) if draws else nullcontext():
                 this.run(splits, None if draws else right)
@@ -142,7 +142,7 @@ def check(paths: Paths, batch: Batch, m: int, *, splits: int, seed: int) -> floa
         except Exception as error:
             raise Unsupported(f"it fails, where the loop does not, with {error!r}") from error
     finally:
-        noise.replay()
+        random_state.restore()
         before.restore()
         for p in paths.params:
             p.grad = None
@@ -412,9 +412,9 @@ class _Alike(TorchDispatchMode):
             drawn = func(one.clone(), *rest, **kwargs).expand_as(x)
             return x.copy_(drawn) if in_place else drawn.clone()
         # what is drawn depends on numbers that are given for each row, such as its mean
-        noise, rows = passes.Noise([x]), []
+        random_state, rows = passes.RandomState([x]), []
         for i in range(len(x)):
-            noise.replay()
+            random_state.restore()
             own = (y[i : i + 1] if isinstance(y, Tensor) and y.dim() else y for y in rest)
             rows.append(func(x[i : i + 1], *own, **kwargs))
         return x if in_place else torch.cat(rows)

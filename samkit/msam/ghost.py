@@ -93,7 +93,7 @@ def _part(
     b: int,
 ) -> tuple[Tensor, int]:
     """The share of groups of one size, all at once; returns (the losses at w, the bytes held)."""
-    noise, before = passes.Noise(params), passes.State([model])
+    random_state, before = passes.RandomState(params), passes.State([model])
     first = part.copy()
     losses, record = recorded(model, loss_fn, first, params, groups, decays=weight_decay > 0)
     bytes = record.bytes
@@ -110,7 +110,7 @@ def _part(
     if weight_decay:
         _add_decay(params, record.weighted_gradients(s), weight_decay * len(part) / b, c)
 
-    noise.replay()
+    random_state.restore()
     after = before.now()
     before.restore()
     with _eager(model), nullcontext() if part.last else _no_sync(model):

@@ -40,7 +40,7 @@ def loop(
     moved = passes.Moves()
     total = torch.zeros((), device=params[0].device)
     for group in batch.groups(m):
-        noise, before = passes.Noise(params), passes.State([model])
+        random_state, before = passes.RandomState(params), passes.State([model])
         first = group.copy()
         with no_sync():
             losses = per_example(loss_fn, model, first)
@@ -48,7 +48,7 @@ def loop(
         grads = _wide(gradients(losses.mean() + decay, params))
         length = norm(real(grads))
         require_finite(losses, length)
-        noise.replay()
+        random_state.restore()
         after = before.now()
         before.restore()
         with moved(params, grads, rule.factor(length)):
