@@ -49,14 +49,12 @@ class Perturbation:
     Args:
         rho: the radius, in the units of the weights, finite and at least 0.
         m: the size of a group, for the source "own".
-        source: whose gradient g gives the direction.
-
-            - "own": the group's, at w.
-            - "independent": that of another batch, drawn on its own, which stands for the gradient
-              of all n examples; "previous", as in the authors' code: that of the batch before.
-            - "random": nobody's. delta = rho z / ||z|| with z ~ N(0, 1), uniform on the sphere;
-              unnormalized :math:`\rho z / \sqrt K` in K weights, so N(0, rho^2 / K) each, whose
-              root-mean-square length is rho.
+        source: whose gradient g gives the direction. "own": the group's, at w. "independent": that
+            of another batch, drawn on its own, which stands for the gradient of all n examples.
+            "previous", as in the authors' code: that of the batch before. "random": nobody's.
+            delta = rho z / ||z|| with z ~ N(0, 1), uniform on the sphere; unnormalized
+            :math:`\rho z / \sqrt K` in K weights, so N(0, rho^2 / K) each, whose root-mean-square
+            length is rho.
         normalize: whether delta has the length rho, or rho times the gradient's.
         steps: of projected ascent, each by the rule of one step and then onto the ball.
         adaptive: ASAM's elementwise radii rho (``|w|`` + 0.01) (Kwon et al. 2021).
