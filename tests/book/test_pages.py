@@ -507,6 +507,18 @@ def test_what_a_link_leads_to_is_seen_on_hover_and_on_focus(chromium, site):
     tab.close()
 
 
+def test_presets_are_the_figures_own_wherever_a_page_lets_it_begin(chromium, site):
+    tab = chromium.new_page()
+    tab.goto(site + "book/10-rest-points.html")
+    mounted(tab)
+    figure = tab.locator("#convergence")
+    pressed = figure.locator("[aria-pressed=true]")
+    expect(pressed).to_have_text("At rest on the steepest slope")
+    figure.get_by_role("button", name="The theorem's radius").click()
+    expect(pressed).to_have_text("The theorem's radius: under the bound")
+    tab.close()
+
+
 @pytest.mark.parametrize("path", [path for path in PAGES if re.match(r"book/\d", path)])
 def test_a_printed_chapter_has_its_last_sentence(chromium, site, path, tmp_path):
     """A real PDF: what unfolds after the pages are counted would be cut off at its end."""

@@ -339,7 +339,7 @@ export const mount = (figure) => ({
     if (figure.tick || figure.film) play = button("Play", () => (playing ? pause() : run()));
     if (figure.tick) button("Step", () => { pause(); advance(); show(); }, foot);
     const presets = (figure.presets ?? []).map((preset) => {
-      const wanted = valid(figure, { ...start, ...preset.state });
+      const wanted = valid(figure, { ...defaults(figure), ...preset.state });
       const made = button(preset.label, () => { pause(); change(wanted, !!figure.tick); });
       const same = () => entries(figure).every((c) => wanted[c.name] === state[c.name]);
       return () => made.setAttribute("aria-pressed", same());
