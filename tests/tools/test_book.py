@@ -412,6 +412,7 @@ def test_changed_or_killed_anywhere_and_started_again_it_builds_the_same_book(pr
 def test_an_interruption_of_two_chapters_ends_in_seconds_and_keeps_what_is_done(project):
     """No kernel is left, and no traceback; what had been executed is not executed again."""
     slow = PAGE.replace("CODE", "import time; time.sleep(600)") + 50 * "word "
+    (project / "book" / "01-page.md").write_text(PAGE.replace("CODE", "print('anew')"))
     for name in ("02-slow", "03-slow"):
         (project / "book" / f"{name}.md").write_text(slow)
     (project / "_toc.yml").write_text(
