@@ -17,6 +17,8 @@ two kinds of fault, and cheaper questions for each.
   the losses are summed with factors r_G, every layer's gradient g turns into r_G g; where group H
   acts on group G through anything that autograd knows, g has a share of r_H in it.
 
+Up to `FEW` groups the first call asks no such questions, and compares F and L of all groups.
+
 These questions may be too strict: numbers without influence may differ between first passes, and
 the loop rounds groups of half of the batch in another way than small ones. So where one of them
 finds a difference, F and L of all groups are compared, and have the last word.
@@ -26,7 +28,8 @@ tolerance, and no two groups whose dependence shows in a value or a derivative o
 With one split it misses two groups that depend on each other by value alone, and on no other one,
 with probability 1 / sqrt(G) or less, for G groups. What two groups have with each other at the
 moved weights alone, or in the size of a gradient alone, is seen if the halves part them, with
-probability 1/2.
+probability 1/2. What many groups decide together, such as a branch on the sign of a sum over the
+batch, is seen where the two groups, a row, a column or a half decide otherwise than the batch does.
 
 Two right ways differ by rounding, which the network may magnify: a ReLU goes to its other side, the
 gradient of a fitted example is all rounding. A difference of more than `CLOSE` units of rounding is
@@ -59,6 +62,8 @@ from samkit.perturbation import Tensors, norm
 #: units of rounding (the spacing of the numbers at 1) by which two right ways may differ, by which
 #: two first passes may, and by which weights are moved to look again: (float32 and 64, half)
 CLOSE, FIRST, NEARBY = (1024, 4), (64, 4), (64, 4)
+#: groups that are all compared with the loop at the first call
+FEW = 12
 #: how often a difference must be seen again, at other weights nearby, to count as a fault
 REPEATS = 3
 
@@ -166,14 +171,17 @@ class _Check:
     def run(self, splits: int, right: Pieces | None) -> None:
         found = self.paths.fast(self.two, self.m, 2)
         self.agree(self.two, self.m, (found, right or self.paths.loop(self.two, self.m)))
-        if splits and len(self.two) < len(self.batch):
-            every = range(-(-len(self.batch) // self.m))
-            halves = self.rows([*self.order, *every[len(self.order) :]])
-            sides = self.both_ways(halves, self.m * (len(self.order) // 2))
-            if self.first_passes_differ(splits) or (
-                splits == 2 and self.apart(self.tolerance, sides)[1]
-            ):
-                self.agree(self.rows(every), self.m, at_once=0)
+        if not splits or len(self.two) == len(self.batch):
+            return
+        every = range(-(-len(self.batch) // self.m))
+        halves = self.rows([*self.order, *every[len(self.order) :]])
+        sides = self.both_ways(halves, self.m * (len(self.order) // 2))
+        if (
+            (splits == 2 and len(every) <= FEW)
+            or self.first_passes_differ(splits)
+            or (splits == 2 and self.apart(self.tolerance, sides)[1])
+        ):
+            self.agree(self.rows(every), self.m, at_once=0)
 
     def rows(self, groups: Iterable[int]) -> Batch:
         """The examples of these groups, in this order."""

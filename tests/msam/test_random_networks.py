@@ -21,3 +21,11 @@ def test_each_step_by_itself(name):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss(loss):
     examine(["linear", "tanh"], loss, 6, 1, 0.3, False, 0)
+
+
+def test_what_all_examples_decide_together_is_seen_where_groups_are_few():
+    """A branch on the sign of a sum, on which each part of the batch agrees with the whole."""
+    outcomes = [
+        examine(["linear", "twice", "branch"], "plain", 8, 1, 0.05, True, s) for s in (0, 3)
+    ]
+    assert [outcome.way for outcome in outcomes] == ["loop", "loop"]

@@ -106,6 +106,7 @@ def test_every_control_moves_the_picture_and_its_state_is_in_the_address(tab, si
     wrong = browser.watched(reader, site)
     for control, kind in controls.items():
         for how in ("mouse", "keyboard"):
+            tab.bring_to_front()  # a tab in the background draws no frames
             move(tab, figure.locator(f"[id$='-{control}']"), kind, how)
             after = seen(figure)
             assert after[0] != before[0], f"{control} by {how}: the drawing is as before"
@@ -113,7 +114,9 @@ def test_every_control_moves_the_picture_and_its_state_is_in_the_address(tab, si
                 later = "() => new Promise(done => setTimeout(() => done(location.href), 260))"
                 address = tab.evaluate(later)  # it follows the last change within 250 ms
                 assert f"{name}=" in address
+                reader.bring_to_front()
                 assert seen(opened(reader, site, name, address.partition(".html")[2])) == after
+            tab.bring_to_front()
             figure.get_by_role("button", name="Reset").click()
             frames(tab)
             assert seen(figure) == before, f"{control} by {how}: not as before after a reset"
