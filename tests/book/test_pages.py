@@ -542,6 +542,10 @@ def test_a_proof_unfolds_with_its_formulas(page, site):
     formula = proof.locator("mjx-container").first
     assert not formula.is_visible()
     proof.locator("summary").click()
-    page.wait_for_function(  # which may be set only as it comes into sight
-        "document.querySelector('.proof-fold mjx-container').getBoundingClientRect().height > 8"
+    page.wait_for_function(  # which is set as it comes into sight
+        """() => {
+            const formula = document.querySelector(".proof-fold mjx-container");
+            formula.scrollIntoView({ block: "center" });
+            return formula.getBoundingClientRect().height > 8;
+        }"""
     )
