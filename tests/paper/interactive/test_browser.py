@@ -318,7 +318,11 @@ FILMS = ["effect"]
 def test_a_film_runs_once_by_itself_and_stops_at_a_touch(chromium, site, name):
     page = chromium.new_page(reduced_motion="no-preference")
     page.goto(f"{site}{name}.html")
-    page.wait_for_function("document.querySelector('.samkit-main input')?.value === '0'")
+    page.wait_for_function(  # the words beside the slider and the presets go with the picture
+        """() => document.querySelector(".samkit-main input")?.value === "0"
+            && document.querySelector(".samkit-main output").textContent === "m = 20"
+            && document.querySelector("[aria-pressed=true]").textContent === 'All share one'"""
+    )
     button = page.get_by_role("button", name="Pause", exact=True)
     expect(button).to_be_visible()
     slider = page.locator(".samkit-main input")

@@ -327,7 +327,7 @@ export const mount = (figure) => ({
         });
         (first.includes(c.name) ? main : panel).append(made.row);
         if (c.name === first[0]) slider = made.input;
-        return () => made.show(c.get ? c.get(state) : state[c.name]);
+        return (at = state) => made.show(c.get ? c.get(at) : at[c.name]);
       });
     const button = (text, action, row = buttons) => {
       const made = element("button", { type: "button" }, text);
@@ -341,8 +341,8 @@ export const mount = (figure) => ({
     const presets = (figure.presets ?? []).map((preset) => {
       const wanted = valid(figure, { ...defaults(figure), ...preset.state });
       const made = button(preset.label, () => { pause(); change(wanted, !!figure.tick); });
-      const same = () => entries(figure).every((c) => wanted[c.name] === state[c.name]);
-      return () => made.setAttribute("aria-pressed", same());
+      const same = (at) => entries(figure).every((c) => wanted[c.name] === at[c.name]);
+      return (at = state) => made.setAttribute("aria-pressed", same(at));
     });
     button("Reset", () => { pause(); change(start, !!figure.tick); }, foot);
     if (!model) {
@@ -473,8 +473,11 @@ export const mount = (figure) => ({
         }
         if (now >= last + between) {
           show(frozen);
-          if (frozen) ending = frozen;
-          if (frozen && slider) Object.assign(slider, { step: "any", value: frozen.at });
+          if (frozen) {
+            ending = frozen;
+            for (const update of [...shown, ...presets]) update({ ...state, ...frozen });
+            if (slider) Object.assign(slider, { step: "any", value: frozen.at });
+          }
           last = now;
         }
         requestAnimationFrame(next);
@@ -488,7 +491,7 @@ export const mount = (figure) => ({
       playing = false;
       play.textContent = "Play";
       if (slider) slider.step = 1;
-      for (const update of shown) update();
+      for (const update of [...shown, ...presets]) update();
       show();
     }
     // A film is shown once by itself, when the picture is in sight, to who does not mind motion and
