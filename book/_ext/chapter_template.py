@@ -1,8 +1,9 @@
 """What a chapter looks like: code, checks and solutions folded, figures numbered and captioned.
 
 A cell's code folds away unless it is tagged `teach`; a cell that checks a row of the ledger folds
-to the row's id and verdict, and one tagged `hide-cell` to "Solution". `{caption}` after a cell says
-what its figure shows. Figure 6.2 is the second one of chapter 6; Figure 6 is the paper's.
+to the row's id and verdict, one tagged `hide-cell` to "Solution", and one tagged `provenance` to
+where recorded runs come from. `{caption}` after a cell says what its figure shows. Figure 6.2 is
+the second one of chapter 6; Figure 6 is the paper's.
 
 The folds are <details>: they open without scripts, and pages.mjs opens them on paper and for a link
 that leads into them.
@@ -70,6 +71,8 @@ def fold_code(app, doctree):
             inside = folded(" ".join(parts), cell.children, "check")
         elif "tag_hide-cell" in cell["classes"]:
             inside = folded("Solution", cell.children, "solution")
+        elif "tag_provenance" in cell["classes"]:
+            inside = folded("Where the recorded runs come from", cell.children, "source")
         else:
             rest = [child for child in cell.children if child is not code[0]]
             inside = [*rest, *folded("code", [code[0]], "source")]

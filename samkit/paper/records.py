@@ -13,6 +13,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -239,8 +240,9 @@ def provenance(found: Sequence[Mapping[str, Any]]) -> str:
     dates = sorted({record["date"][:10] for record in found})
     lines = [f"{len(found)} recorded runs, seeds {', '.join(map(str, seeds))}"]
     lines.append(f"on {' to '.join(dict.fromkeys((dates[0], dates[-1])))}")
-    for name in ("hardware", "data"):
-        lines += sorted({f"{name}: {record[name]}" for record in found})
+    lines += sorted({f"hardware: {record['hardware']}" for record in found})
+    data = {re.sub(r", seed \d+$", ", drawn by each seed", record["data"]) for record in found}
+    lines += sorted(f"data: {words}" for words in data)
     shown = ("samkit", "torch", "numpy")
     lines += sorted(
         {", ".join(f"{k} {r['versions'][k]}" for k in shown if k in r["versions"]) for r in found}

@@ -266,3 +266,9 @@ def test_provenance_says_where_runs_come_from():
         f"made by commit {found[0]['commit'][:9]}",
     ]
     assert "on 2026-01-31\n" in records.provenance(found[1:])
+
+
+def test_data_drawn_by_each_seed_are_one_line():
+    found = [add(1) | {"data": "made up, seed 1"}, add(2) | {"data": "made up, seed 2"}]
+    lines = records.provenance(found).split("\n")
+    assert [line for line in lines if "data" in line] == ["data: made up, drawn by each seed"]
