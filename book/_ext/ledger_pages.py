@@ -225,10 +225,10 @@ class ClaimsDirective(Row):
             raise self.error(str(error)) from None
         main = main or [row for row in rows if not row.is_ours and row.id in found]
         main = main or [row for row in rows if row.id in found] or rows
-        ours = [row for row in rows if row not in main and row.id in found]
+        further = [row for row in rows if row not in main and row.id in found]
         later = [row for row in rows if row not in main and row.id not in found]
         parts: list[nodes.Node] = [self.table(main, found)]
-        for group, name in ((ours, "Further statements, of ours"), (later, "Not yet measured")):
+        for group, name in ((further, "Further statements"), (later, "Not yet measured")):
             if group:
                 summary = f"<summary>{name} ({len(group)})</summary>"
                 opening = f'<details class="claims-fold">{summary}'
