@@ -2,7 +2,8 @@
 
 Tuning comes first, on seeds of its own; :func:`chosen` then says which learning rate and radius
 each method takes, and raises where the best pair lies on the edge of its grid. :func:`check`
-refuses a judged run that is not the protocol's, or whose code is not a commit.
+refuses a judged run that is not the protocol's, or whose code is not a commit. Rows that ten seeds
+left undecided have a second stage, with new seeds for the methods that they compare.
 """
 
 from __future__ import annotations
@@ -44,12 +45,22 @@ def text() -> dict[str, Any]:
     return tomllib.loads((files("samkit.paper") / "protocol.toml").read_text(encoding="utf-8"))
 
 
-def digest(task: str) -> str:
-    """16 hex digits of all that the protocol says of a task."""
+def seeds_of(task: str, method: str, second: bool = False) -> list[int]:
+    """The seeds that judge a method, or those of its second stage: none where it has no such."""
+    if not second:
+        return text()["judged_seeds"]
+    first, found = text()["second"]["first_seed"], text()["second"]["comparison"]
+    count = max((c["seeds"] for c in found if [task, method] in c["runs"]), default=0)
+    return [*range(first, first + count)]
+
+
+def digest(task: str, second: bool = False) -> str:
+    """16 hex digits of all that the protocol says of a task, and of the second stage if asked."""
     own = text()["task"][task]
     extra = [arm for arm in text()["arm"] if arm["task"] == task]
-    rest = {k: v for k, v in text().items() if k not in ("task", "arm", "data")}
-    said = json.dumps([own, extra, text()["data"][own["data"]], rest], sort_keys=True)
+    rest = {k: v for k, v in text().items() if k not in ("task", "arm", "data", "second")}
+    rules = [own, extra, text()["data"][own["data"]], rest, *([text()["second"]] if second else [])]
+    said = json.dumps(rules, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -158,11 +169,12 @@ def chosen(task: str, method: str) -> tuple[float, float]:
 
 
 def judged(seeds: Sequence[int]) -> list[Config]:
-    """The runs that are judged: those whose learning rate and radius are chosen."""
-    seeds = [seed for seed in seeds if seed in text()["judged_seeds"]]
+    """The runs that are judged, in both stages: those with learning rate and radius chosen."""
     found = []
     for config in _judged():
-        found += [replace(config, seed=seed) for seed in seeds]
+        of = config.task, config.method
+        own = {*seeds_of(*of), *seeds_of(*of, second=True)}
+        found += [replace(config, seed=seed) for seed in seeds if seed in own]
     return found
 
 
@@ -232,7 +244,13 @@ def check(configs: Sequence[Config]) -> None:
 
 def signed(config: Any) -> dict[str, str]:
     """What the record of a judged run has besides: the digest of what it was judged by."""
-    return {"protocol": digest(config.task)} if getattr(config, "judged", False) else {}
+    judged = getattr(config, "judged", False)
+    return {"protocol": digest(config.task, is_second(config.seed))} if judged else {}
+
+
+def is_second(seed: int) -> bool:
+    """Is a judged run of that seed one of the second stage?"""
+    return seed not in text()["judged_seeds"]
 
 
 def recorded(task: str) -> list[dict[str, Any]]:
@@ -248,7 +266,7 @@ def recorded(task: str) -> list[dict[str, Any]]:
     for record in found:
         commit = record["commit"]
         words = f"{task}, {record['config']['method']}, seed {record['seed']}"
-        if record.get("protocol") != digest(task):
+        if record.get("protocol") != digest(task, is_second(record["seed"])):
             raise ValueError(
                 f"{words}: judged by another protocol than today's: run with --drop-old"
             )
@@ -271,23 +289,28 @@ def _frame(task: str, path: str, size: int) -> pd.DataFrame:
 def known(task: str, methods: Sequence[str]) -> list[str]:
     """Those of the methods whose judged runs are all recorded."""
     found = frame(task)
-    seeds = found.groupby("method")["seed"].nunique() if len(found) else {}
-    return [method for method in methods if seeds.get(method) == len(text()["judged_seeds"])]
+    runs = {*zip(found["method"], found["seed"], strict=True)} if len(found) else {}
+    return [m for m in methods if all((m, seed) in runs for seed in seeds_of(task, m))]
 
 
-def gain(task: str, worse: str, better: str, measure: str = "test_error") -> tuple[float, float]:
+def gain(
+    task: str, worse: str, better: str, measure: str = "test_error", second: bool = False
+) -> tuple[float, float]:
     """The interval of a measure of one method minus that of another, paired by seed."""
-    return interval(errors(task, worse, measure) - errors(task, better, measure))
+    return interval(errors(task, worse, measure, second) - errors(task, better, measure, second))
 
 
-def errors(task: str, method: str, measure: str = "test_error") -> pd.Series:
+def errors(task: str, method: str, measure: str = "test_error", second: bool = False) -> pd.Series:
     """A measure of a method's judged runs, seed -> number; NotRecorded unless every seed is there.
 
-    A training that diverged counts as :data:`CHANCE`.
+    Of the ten seeds, or of the ``second`` stage: ValueError for a method that has none. A training
+    that diverged counts as :data:`CHANCE`.
     """
-    found = frame(task)
-    own = found[found["method"] == method] if len(found) else found
-    if missing := {*text()["judged_seeds"]} - {*own.get("seed", ())}:
+    found, wanted = frame(task), seeds_of(task, method, second)
+    if not wanted:
+        raise ValueError(f"{task}, {method}: the protocol has no second stage for it")
+    own = found[(found["method"] == method) & found["seed"].isin(wanted)] if len(found) else found
+    if missing := {*wanted} - {*own.get("seed", ())}:
         raise NotRecorded(
             f"{task}, {method}: {len(missing)} of the judged runs are not recorded: "
             f"python -m samkit run {NAME} --scale {SCALE}"

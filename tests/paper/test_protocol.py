@@ -10,6 +10,10 @@ RATES, RADII = [0.1, 0.2, 0.4], [0.05, 0.1, 0.2]
 PROTOCOL = {
     "tuning_seeds": [100, 101],
     "judged_seeds": [0, 1],
+    "second": {
+        "first_seed": 2,
+        "comparison": [{"rows": ["row"], "seeds": 2, "runs": [["few", "ERM"], ["few", "SAM"]]}],
+    },
     "data": {"few": {"train": 20, "network": [64, 4, 10], "batch_size": 10, "epochs": 1}},
     "task": {
         "few": {
@@ -133,6 +137,70 @@ def test_errors_are_by_seed_and_need_every_judged_seed():
     assert protocol.gain("few", "ERM", "SAM")[1] > 0.9
 
 
+def test_a_second_stage_has_new_seeds_for_the_methods_that_it_names(monkeypatch):
+    tune((0.2, 0.1))
+    assert {c.method for c in protocol.judged([2, 3])} == {"ERM", "SAM"}
+    assert {c.method for c in protocol.judged([4])} == set()
+    monkeypatch.setattr(records, "commit", lambda: "abc")
+    protocol.check(protocol.judged([2]))
+    other = protocol._config("few", "SAM, 2 steps", 0.2, 0.1, 2, judged=True)
+    with pytest.raises(ValueError, match="SAM, 2 steps, few: this is no run of the protocol"):
+        protocol.check([other])
+
+
+def test_the_two_stages_are_judged_apart():
+    tune((0.2, 0.1))
+    for config in protocol.judged([0, 1, 2, 3]):
+        if config.method == "ERM" and config.seed == 3:
+            with pytest.raises(claims.NotRecorded, match="few, ERM: 1 of the judged runs"):
+                protocol.errors("few", "ERM", second=True)
+        sign = {"commit": "abc"} | protocol.signed(config)
+        wrong = 0.1 * config.seed * (config.method == "ERM")
+        records.append(
+            "small_networks",
+            "laptop",
+            config,
+            {"test_error": wrong},
+            seconds=0,
+            data="",
+            place=sign,
+        )
+    assert protocol.known("few", ["ERM", "SAM"]) == ["ERM", "SAM"]
+    assert protocol.errors("few", "ERM").to_dict() == pytest.approx({0: 0.0, 1: 0.1})
+    assert protocol.errors("few", "ERM", second=True).to_dict() == pytest.approx({2: 0.2, 3: 0.3})
+    assert sum(protocol.gain("few", "ERM", "SAM", second=True)) / 2 == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="both: the protocol has no second stage for it"):
+        protocol.errors("few", "both", second=True)
+
+
+def test_a_change_of_the_second_stage_makes_its_records_old_and_no_other(monkeypatch):
+    tune((0.2, 0.1))
+    for config in protocol.judged([0, 2]):
+        sign = {"commit": "abc"} | protocol.signed(config)
+        records.append("small_networks", "laptop", config, {}, seconds=0, data="", place=sign)
+    first, second = protocol.digest("few"), protocol.digest("few", second=True)
+    assert len(protocol.recorded("few")) == 5 and first != second
+    changed = PROTOCOL | {"second": PROTOCOL["second"] | {"rule": "another"}}
+    monkeypatch.setattr(protocol, "text", lambda: changed)
+    assert protocol.digest("few") == first and protocol.digest("few", second=True) != second
+    with pytest.raises(ValueError, match="seed 2: judged by another protocol than today's"):
+        protocol.recorded("few")
+
+
+def test_the_second_stage_is_for_rows_that_there_are_and_each_method_has_one_number(monkeypatch):
+    monkeypatch.undo()
+    second, seen = protocol.text()["second"], set()
+    for comparison in second["comparison"]:
+        new = {*range(second["first_seed"], second["first_seed"] + comparison["seeds"])}
+        assert not new & {*protocol.text()["tuning_seeds"], *protocol.text()["judged_seeds"]}
+        for row in comparison["rows"]:
+            assert claims.find(row).records == ("small_networks-laptop.jsonl",)
+        for task, method in comparison["runs"]:
+            assert (task, method) not in seen
+            assert protocol.known(task, [method]) == [method]
+            seen.add((task, method))
+
+
 def test_tuning_and_judged_seeds_are_apart_and_there_are_ten(monkeypatch):
     monkeypatch.undo()
     said = protocol.text()
@@ -162,4 +230,5 @@ def test_the_code_that_made_a_judged_run_had_the_protocol_it_was_judged_by(monke
         monkeypatch.setattr(protocol, "text", lambda then=then: then)
         for record in judged:
             if record["commit"] == commit:
-                assert record["protocol"] == protocol.digest(record["config"]["task"])
+                task, second = record["config"]["task"], protocol.is_second(record["seed"])
+                assert record["protocol"] == protocol.digest(task, second)

@@ -355,10 +355,15 @@ def configs(scale: str, seeds: Iterable[int]) -> list[Config]:
 
 
 def seeds() -> tuple[int, ...]:
-    """Those of the protocol, to tune by and then to judge by."""
+    """Those of the protocol, to tune by, to judge by, and those of the second stage."""
     from samkit.paper import protocol
 
-    return (*protocol.text()["tuning_seeds"], *protocol.text()["judged_seeds"])
+    said = protocol.text()
+    runs = [run for comparison in said["second"]["comparison"] for run in comparison["runs"]]
+    second = {
+        seed for task, method in runs for seed in protocol.seeds_of(task, method, second=True)
+    }
+    return (*said["tuning_seeds"], *said["judged_seeds"], *sorted(second))
 
 
 def summary(records: Sequence[dict]) -> pd.DataFrame:

@@ -45,12 +45,14 @@ def stale(name: str, scale: str, found: Iterable[dict]) -> list[dict]:
     found = list(found)
     seeds = sorted({record["seed"] for record in found})
     known = {records.config_hash(c) for c in experiments.load(name).configs(scale, seeds)}
-    today = {task: protocol.digest(task) for task in protocol.text()["task"]}
+    tasks, stages = protocol.text()["task"], (False, True)
+    today = {(task, stage): protocol.digest(task, stage) for task in tasks for stage in stages}
     return [
         record
         for record in found
         if record["hash"] not in known
-        or record.get("protocol") not in (None, today.get(record["config"].get("task")))
+        or record.get("protocol")
+        not in (None, today.get((record["config"].get("task"), protocol.is_second(record["seed"]))))
     ]
 
 

@@ -150,3 +150,10 @@ def test_the_configurations_are_the_protocols():
     assert found and not any(config.judged for config in found)
     assert {config.task for config in found} == set(protocol.text()["task"])
     assert small_networks.configs("ci", (0,)) == []
+
+
+def test_a_run_of_the_command_takes_the_seeds_of_both_stages():
+    said = protocol.text()
+    most = max(comparison["seeds"] for comparison in said["second"]["comparison"])
+    new = tuple(range(10, 10 + most))
+    assert small_networks.seeds() == (*said["tuning_seeds"], *said["judged_seeds"], *new)
