@@ -35,7 +35,20 @@ from typing import TYPE_CHECKING, Any
 
 from samkit.errors import imported
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # mypy finds modules by itself, pyright those that are imported
+    from samkit import (
+        data,
+        diagonal,
+        errors,
+        measure,
+        msam,
+        nets,
+        optim,
+        paper,
+        perturbation,
+        theory,
+        training,
+    )
     from samkit.errors import NonFinite, Undefined, Unsupported
     from samkit.measure import sharpness
     from samkit.msam import msam_grad, sam_grad
@@ -44,19 +57,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "data",
-    "diagonal",
-    "errors",
-    "measure",
-    "msam",
-    "nets",
-    "optim",
-    "paper",
-    "perturbation",
-    "theory",
-    "training",
-)
 _NAMES = {
     "Perturbation": "perturbation",
     "SAM": "optim",
@@ -74,17 +74,28 @@ _MOVED = {
 } | {"perturb": "samkit.perturbation"}
 
 __all__ = [
-    *_MODULES,
     "SAM",
-    "Perturbation",
     "NonFinite",
+    "Perturbation",
     "Undefined",
     "Unsupported",
     "__version__",
+    "data",
+    "diagonal",
+    "errors",
+    "measure",
+    "msam",
     "msam_grad",
+    "nets",
+    "optim",
+    "paper",
+    "perturbation",
     "sam_grad",
     "sharpness",
+    "theory",
+    "training",
 ]
+_MODULES = set(__all__) - _NAMES.keys() - {"__version__"}
 
 
 def __getattr__(name: str) -> Any:

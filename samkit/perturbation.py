@@ -377,7 +377,9 @@ def looksam(grads: Tensors, part: Tensors, alpha: float) -> list[Tensor | None]:
 
     g_v is what of the last SAM gradient was orthogonal to the plain one of that step, see
     :func:`orthogonal`; it changes slowly. Source: Liu et al. 2022, "Towards efficient and scalable
-    sharpness-aware minimization", algorithm 1, with the norms over all parameters together.
+    sharpness-aware minimization", algorithm 1, with the norms over all parameters together. The
+    authors' repository (yong-6/LookSAM) has no code; the formula is held against what others write
+    of the paper. Of their programs some take both norms for each tensor alone.
 
     >>> looksam([torch.tensor([3.0, 4.0])], [torch.tensor([0.0, 2.0])], alpha=0.5)
     [tensor([3.0000, 6.5000])]
@@ -393,7 +395,9 @@ def friendly(
     :math:`m \leftarrow \lambda m + (1 - \lambda) g` first, lambda the `decay`, from m = 0. The mean
     stands for the gradient of all examples, so the rest is the noise of the batch. Source:
     Li et al. 2024, "Friendly sharpness-aware minimization", algorithm 1, with sigma = 1 as in their
-    experiments.
+    experiments. Their code (nblt/F-SAM) takes off the mean before it has seen g. That is g - m
+    divided by lambda, so where the move is normalized it is the same. But there the first gradient
+    is the first mean, and after t further steps the means differ by :math:`\lambda^{t+1}` times it.
 
     >>> friendly([torch.tensor([1.0, 3.0])], [torch.tensor([1.0, 1.0])], decay=0.5)
     ([tensor([0., 1.])], [tensor([1., 2.])])

@@ -276,6 +276,19 @@ def test_friendly_sam_with_vectors(normalize):
         assert relative(grads(net), true) < EXACT
 
 
+def test_friendly_sam_and_its_authors_code():
+    """There: g minus the mean before it, which is the first gradient at first."""
+    decay, mine, theirs, first = 0.6, [torch.zeros(6).double()], None, None
+    for t, g in enumerate(torch.randn(9, 6, dtype=torch.float64)):
+        (d,), mine = perturbation.friendly([g], mine, decay)
+        if theirs is None:
+            first = theirs = there = g
+        else:
+            there = g - (theirs - decay**t * first)
+            theirs = decay * theirs + (1 - decay) * g
+        assert torch.allclose(d / d.norm(), there / there.norm(), rtol=0, atol=1e-14)
+
+
 MEMORIES = {"LookSAM": {"interval": 3, "reuse": 0.7}, "Friendly SAM": {"friendly": 0.9}}
 
 

@@ -88,6 +88,16 @@ def test_the_page_in_a_registry_is_whole():
     assert f"Programming Language :: Python :: {PROJECT['requires-python'][2:]}" in versions
 
 
+def test_the_lines_for_frameworks_are_those_of_the_tested_recipes():
+    chapter = (ROOT / "book" / "14-optimizers.md").read_text(encoding="utf-8")
+    recipes = dict(re.findall(r"^# recipe: (\w+)\n(.*?)^```", chapter, re.M | re.S))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = dict(re.findall(r"^\|.*\| (\w+) \| `(.*)` \|$", readme, re.M))
+    assert lines.keys() == recipes.keys()
+    for name, line in lines.items():
+        assert f"    {line}\n" in recipes[name], name
+
+
 def test_every_source_has_a_doi():
     entries = (ROOT / "book" / "references.bib").read_text().split("\n@")
     for entry in entries:
