@@ -1,7 +1,7 @@
 """The interactive figures outside the book: `python -m tools.interactive write` or `serve`.
 
-``write`` draws their pictures for pages without scripts, after it has written the recorded runs
-that some of them show as modules, esm/*-data.mjs; ``serve`` shows all figures on one page.
+``write`` draws their pictures for pages without scripts, after it has written what samkit computes
+or recorded for some of them as modules, esm/*-data.mjs; ``serve`` shows all figures on one page.
 Their modules run in the node that Playwright brings along.
 """
 
@@ -74,7 +74,7 @@ def picture(name: str) -> str:
     )
 
 
-DATA = "// Written by `python -m tools.interactive write` from the runs of {source}.\n{body}"
+DATA = "// Written by `python -m tools.interactive write` from {source}.\n{body}"
 
 
 def switch_data() -> str:
@@ -93,7 +93,7 @@ def switch_data() -> str:
         for (first, at), method in methods.items():
             errors = protocol.errors("mnist1d", name.format(method)).tolist()
             runs.append({"schedule": schedule, "first": first, "at": at, "errors": errors})
-    return _data_module(runs, "Figure 8, by the protocol")
+    return _data_module(runs, "the runs of Figure 8, by the protocol")
 
 
 def role_data() -> str:
@@ -114,7 +114,7 @@ def role_data() -> str:
             if rho == chosen:
                 cell["errors"] = protocol.errors("mnist1d", method).tolist()
             cells.append(cell)
-    return _data_module(cells, "Figure 2, by the protocol, m = 0 is ERM")
+    return _data_module(cells, "the runs of Figure 2, by the protocol, m = 0 is ERM")
 
 
 def labels_data() -> str:
@@ -137,7 +137,25 @@ def labels_data() -> str:
                 short: np.mean([h[key] for h in histories], 0) for short, key in series.items()
             }
             runs.append(run | {short: mean.round(4).tolist() for short, mean in means.items()})
-    return _data_module(runs, "Figure 12, by the protocol, mean errors over ten seeds")
+    return _data_module(runs, "the runs of Figure 12, by the protocol, mean errors over ten seeds")
+
+
+def gain_data() -> str:
+    """Figure 11.1, problem by problem: what m-SAM gains, measured for ``sizes``, and the law.
+
+    ``law`` is predicted for m = 1 to 20, and ``off`` is its part off the support.
+    """
+    from samkit.diagonal import SparseRegression
+    from samkit.paper import law
+
+    runs = []
+    for seed in range(3):
+        found = law.gain([SparseRegression.sample(seed=seed)])
+        run = {"seed": seed, "sizes": found.sizes.tolist()}
+        for name in ("measured", "law", "off"):
+            run[name] = getattr(found, name)[0].round(4).tolist()
+        runs.append(run)
+    return _data_module(runs, "samkit.paper.law.gain")
 
 
 def _data_module(runs: Sequence[Mapping[str, Any]], source: str) -> str:
@@ -149,6 +167,7 @@ RECORDED = {
     "switch-data": switch_data,
     "role-data": role_data,
     "labels-data": labels_data,
+    "gain-data": gain_data,
 }
 
 
@@ -204,7 +223,7 @@ def show() -> None:
 
 
 def write() -> None:
-    """The recorded runs, and the pictures of all figures."""
+    """The modules of numbers, and the pictures of all figures."""
     for name, module in RECORDED.items():
         (interactive.ESM / f"{name}.mjs").write_text(module(), encoding="utf-8")
     interactive.PICTURES.mkdir(exist_ok=True)

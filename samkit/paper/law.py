@@ -37,7 +37,8 @@ class Gain:
     """log10 of SAM's squared error over that of gradient flow; negative is a gain.
 
     ``sizes`` (k,): the m of the runs; ``measured``, ``predicted`` (problems, k), of the same fixed
-    groups; ``law`` (problems, n): the prediction for groups that are redrawn, m = 1 to n;
+    groups; ``law`` (problems, n): the prediction for groups that are redrawn, m = 1 to n, and
+    ``off`` its part off the support, which is a gain, where the rest of it is a loss;
     ``theta`` (problems,): the null-space constants; ``rho`` the radius.
     """
 
@@ -45,6 +46,7 @@ class Gain:
     measured: np.ndarray
     predicted: np.ndarray
     law: np.ndarray
+    off: np.ndarray
     theta: np.ndarray
     rho: float
 
@@ -59,7 +61,7 @@ def gain(problems: list[SparseRegression], *, rho: float = 0.05, init: float = 0
     n = problems[0].n
     sizes = np.array([m for m in range(1, n + 1) if n % m == 0])
     unit = -4 * rho / np.log(10)
-    measured, predicted, law, theta = [], [], [], []
+    measured, predicted, law, off, theta = [], [], [], [], []
     for problem in problems:
         truth = problem.beta_star
         constants = recovery.null_space(problem.X, truth)
@@ -74,8 +76,9 @@ def gain(problems: list[SparseRegression], *, rho: float = 0.05, init: float = 0
         predicted.append(unit * constants.tilt(shrinkage))
         redrawn = [first_order_shrinkage(problem, moments, m) for m in range(1, n + 1)]
         law.append(unit * constants.tilt(redrawn))
+        off.append(unit * constants.tilt(np.where(constants.support, 0.0, redrawn)))
         theta.append(constants.theta)
-    return Gain(sizes, np.array(measured), np.array(predicted), np.array(law), np.array(theta), rho)
+    return Gain(sizes, *map(np.array, (measured, predicted, law, off, theta)), rho)
 
 
 def gain_picture(found: Gain) -> figures.Picture:

@@ -280,16 +280,10 @@ def test_opened_from_a_folder_or_without_scripts_a_page_says_what_is_missing(chr
     context.close()
 
 
-# The chapter of recipes has no figure yet.
-TO_DO = re.compile("14-optimizers: the first figure stands")
-
-
 def measured(tab, site):
     found, wrong = gate.look(tab, site)
     print(gate.table(found))
-    later = list(filter(TO_DO.match, wrong))
-    print("\n".join(["still to be done:", *later]))
-    assert [problem for problem in wrong if problem not in later] == []
+    assert wrong == []
 
 
 def test_a_reader_sees_pictures_with_words_little_code_and_nothing_cut(chromium, site):

@@ -21,4 +21,7 @@ def test_a_gain_is_predicted_before_sam_is_run():
     factor = (12 - np.arange(1, 13)) / (11 * np.arange(1, 13))
     line = found.law[0, -1] + factor * (found.law[0, 0] - found.law[0, -1])
     assert found.law[0] == pytest.approx(line)
+    # it gains where alpha shrinks off the support, and loses where it shrinks on it
+    on = found.law - found.off
+    assert (found.off < 0).all() and (on > 0).all() and (np.diff(found.off) > 0).all()
     assert "at m = 12" in law.gain_picture(found).alt

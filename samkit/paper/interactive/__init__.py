@@ -19,6 +19,8 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 ``convergence``      the bound of the theorem over the steps, against runs of stochastic SAM
 ``relu-network``     a ReLU network on twelve points trains: gradient descent beside SAM
 ``switch-on``        recorded runs: SAM switched on, or off, at an epoch of training
+``family``           a valley of two weights: where each member of SAM's family goes in it
+``gain``             what each m gains over plain training: predicted in two parts, and measured
 ===================  ==========================================================================
 
 ``controls(draw, m=[1, 2, 4])`` is for what only Python can compute: in a notebook it calls samkit
@@ -52,6 +54,8 @@ NAMES = (
     "convergence",
     "relu-network",
     "switch-on",
+    "family",
+    "gain",
 )
 ESM = Path(__file__).parent / "esm"
 PICTURES = Path(__file__).parent / "pictures"

@@ -8,7 +8,13 @@ from samkit.paper.experiments import frame
 from tools import interactive as outside
 
 
-@pytest.mark.parametrize("name", outside.RECORDED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "gain-data" else ())
+        for name in outside.RECORDED
+    ],
+)
 def test_the_data_are_in_step_with_the_records(name):
     stored = (outside.interactive.ESM / f"{name}.mjs").read_text(encoding="utf-8")
     assert stored == outside.RECORDED[name](), "run: python -m tools.interactive write"
