@@ -78,7 +78,15 @@ def gain(problems: list[SparseRegression], *, rho: float = 0.05, init: float = 0
         law.append(unit * constants.tilt(redrawn))
         off.append(unit * constants.tilt(np.where(constants.support, 0.0, redrawn)))
         theta.append(constants.theta)
-    return Gain(sizes, *map(np.array, (measured, predicted, law, off, theta)), rho)
+    return Gain(
+        sizes,
+        measured=np.array(measured),
+        predicted=np.array(predicted),
+        law=np.array(law),
+        off=np.array(off),
+        theta=np.array(theta),
+        rho=rho,
+    )
 
 
 def gain_picture(found: Gain) -> figures.Picture:
