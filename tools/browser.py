@@ -18,7 +18,8 @@ MAC = {
     "firefox": "/Applications/Firefox.app/Contents/MacOS/firefox",
 }
 DEBIAN = {"chromium": ("chromium", "fonts-liberation"), "firefox": ("firefox-esr",)}
-ALONE = {  # as preferences of Firefox: it reaches this machine and no other
+PREFERENCES = {  # of Firefox: no motion, and it reaches this machine and no other
+    "ui.prefersReducedMotion": 1,
     "network.proxy.type": 1,
     **{f"network.proxy.{scheme}": "127.0.0.1" for scheme in ("http", "ssl")},
     **{f"network.proxy.{scheme}_port": 9 for scheme in ("http", "ssl")},
@@ -148,7 +149,7 @@ def firefox():
     """A tab of a Firefox without a window, which reaches this machine and no other."""
     from marionette_driver.marionette import Marionette
 
-    options = {"headless": True, "prefs": ALONE, "gecko_log": os.devnull}
+    options = {"headless": True, "prefs": PREFERENCES, "gecko_log": os.devnull}
     driver = Marionette(bin=find_or_get("firefox"), port=0, **options)
     try:
         driver.start_session()

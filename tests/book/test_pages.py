@@ -293,6 +293,7 @@ def test_a_reader_sees_pictures_with_words_little_code_and_nothing_cut(chromium,
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # Marionette's own
 def test_a_reader_with_firefox_sees_the_same(site):
     with browser.tab("firefox") as tab:
         measured(tab, site)
