@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import nct as noncentral
 from scipy.stats import t as student
 
 #: columns in which a run and the one that it is compared with agree
@@ -96,12 +97,14 @@ def share(part: pd.Series, whole: pd.Series) -> tuple[float, float]:
 
 
 def seeds_needed(values: pd.Series, distance: float) -> int:
-    r"""How many seeds make half the width of the interval that distance, at the spread of values.
+    r"""How many seeds decide, with a power of 90 %, a row whose mean is that far off its tolerance.
 
-    :math:`n = (t_{0.975, n-1}\, s/d)^2`, rounded up, s from the seeds that there are.
+    The least n for which the interval leaves the tolerance outside with that probability:
+    :math:`P(T_{n-1,\,d\sqrt n/s} \ge t_{0.975,\,n-1}) \ge 0.9` with the noncentral t. d is the
+    distance, s the spread of the values: an estimate, which assumes that both stay as they are.
     """
-    spread, n = float(np.std(values, ddof=1)), 2
-    while student.ppf(0.975, n - 1) * spread / n**0.5 > distance:
+    effect, n = distance / float(np.std(values, ddof=1)), 2
+    while noncentral.sf(student.ppf(0.975, n - 1), n - 1, effect * n**0.5) < 0.9:
         n += 1
     return n
 
