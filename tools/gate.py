@@ -224,6 +224,26 @@ SEEN = """async () => {
   };
 }"""
 
+# Texts of drawings that lie on each other, matplotlib's included, which are groups of paths.
+ON_TOP = """() => {
+  const found = [];
+  for (const svg of document.querySelectorAll("svg[role=img]")) {
+    const texts = [...svg.querySelectorAll("text, g[id*='text_']")]
+      .map((el) => [el.textContent.trim().slice(0, 30) || el.id, el.getBoundingClientRect()])
+      .filter(([, box]) => box.width > 1);
+    texts.forEach(([words, a], k) => {
+      for (const [others, b] of texts.slice(0, k)) {
+        const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const tall = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        // a box has a fifth of air above and below its letters
+        if (wide > 1 && tall > 0.4 * Math.min(a.height, b.height))
+          found.push(`text ${words} on ${others}`);
+      }
+    });
+  }
+  return found;
+}"""
+
 # What leaves the window or the box that hides it, and can be scrolled to nowhere.
 CUT = """async () => {
   for (const _ of [1, 2, 3]) await new Promise(requestAnimationFrame);
@@ -272,7 +292,7 @@ class Measured:
     figure: int | None  # from the top to the first one
     sliders: list[int]  # their widths
     wordless: list[str]  # figures without a caption or an alternative text
-    cut: dict[int, list[str]]
+    cut: dict[int, list[str]]  # or lies on something else
 
     def wrong(self, is_chapter: bool) -> list[str]:
         """As a list of sentences."""
@@ -295,7 +315,7 @@ def measured(tab: Tab) -> Measured:
     cut = {}
     for width in WIDTHS:
         tab.resize(width)
-        cut[width] = tab.evaluate(CUT)
+        cut[width] = tab.evaluate(CUT) + tab.evaluate(ON_TOP)
     return Measured(cut=cut, **seen)
 
 

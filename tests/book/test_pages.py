@@ -359,6 +359,16 @@ def test_what_a_browser_measures_is_what_is_there(chromium, html, complaint):
             "<svg role='img' width='200' height='50'><text x='150' y='20'>a long text</text></svg>",
             [390, 1280, 1440, 1920],
         ),
+        (
+            "<svg role='img' width='100%' height='50'><text x='5' y='20'>a long text</text>"
+            "<text x='20%' y='24'>another</text></svg>",
+            [390],
+        ),
+        (
+            "<svg role='img' width='300' height='50'><g id='a-text_1'><path d='M0 0H50V9'/></g>"
+            "<g id='a-text_2'><path d='M40 0H90V9'/></g></svg>",
+            [390, 1280, 1440, 1920],
+        ),
     ],
 )
 def test_what_is_cut_is_found(chromium, html, where):

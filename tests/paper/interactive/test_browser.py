@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from samkit.paper import interactive
-from tools import browser
+from tools import browser, gate
 from tools import interactive as outside
 
 
@@ -132,6 +132,10 @@ def test_presets_show_what_node_computes(tab, site, name):
         expected = outside.computed(name, preset["state"])
         assert numbers(figure) == expected["say"]
         assert figure.locator("svg[role=img]").get_attribute("aria-label") == expected["alt"]
+        for width in (390, 1280):
+            tab.set_viewport_size({"width": width, "height": 800})
+            frames(tab, 3)
+            assert tab.evaluate(gate.ON_TOP) == [], (preset["label"], width)
 
 
 @pytest.mark.parametrize("name", interactive.NAMES)
@@ -141,7 +145,7 @@ def test_a_narrow_phone(chromium, site, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     drawing = figure.locator("svg[role=img]").bounding_box()
     assert drawing["width"] > 250
-    # no text leaves the drawing or lies on other text
+    # no text leaves the drawing
     inside, texts = figure.locator("svg[role=img]").evaluate(
         """svg => [svg.getBoundingClientRect().toJSON(),
             [...svg.querySelectorAll("text")].map(t => t.getBoundingClientRect().toJSON())]"""

@@ -103,9 +103,9 @@ const figure = {
     body += line(({ bound }) => bound, { stroke: COLORS.random, "stroke-width": 3.5 });
     const first = result.levels[0];
     body += label(box.left + 8, y(first.noisy) - 10, "training error under noise", { "font-size": 12 });
-    body += label(box.left + 8, Math.max(y(first.bound), box.top) - 12, "the bound", { "font-size": 12, "font-weight": "bold" });
     body += tag("circle", { cx: x, cy: y(result.here.bound), r: 6, fill: COLORS.random });
-    body += label(x + 9, y(result.here.bound) - 9, num(result.here.bound), { "font-weight": "bold" });
+    const [side, anchor] = x < (box.left + box.right) / 2 ? [9, "start"] : [-9, "end"];
+    body += label(x + side, y(result.here.bound) - 9, `the bound: ${num(result.here.bound)}`, { "font-weight": "bold", "text-anchor": anchor });
     return { height: box.bottom + 40, body };
   },
   tell: (state, { here }) => {

@@ -84,8 +84,8 @@ const figure = {
         body += path([[x, y(mean - half)], [x, y(mean + half)]], { stroke: colorOf(m), "stroke-width": now ? 3 : 1.5 });
         body += tag("rect", { x: x - 5, y: y(mean) - 5, width: 10, height: 10, fill: colorOf(m), "fill-opacity": now ? 1 : 0.7 });
       }
-      const first = cells[0];
-      body += label(plane.x(first.rho) - 4, y(first.tuned) + (m === 64 ? 18 : -8), `m = ${m}`, { "font-size": 12, "text-anchor": "middle", "font-weight": now ? "bold" : "" });
+      const last = cells.at(-1);
+      body += label(plane.x(last.rho) + 7, y(last.tuned) + 4, `m = ${m}`, { "font-size": 12, "font-weight": now ? "bold" : "" });
     }
     const [hx, hy] = [plane.x(result.here.rho), y(result.here.tuned)];
     body += tag("circle", { cx: hx, cy: hy, r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2 });
