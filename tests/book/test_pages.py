@@ -361,7 +361,7 @@ def test_what_a_browser_measures_is_what_is_there(chromium, html, complaint):
         ),
         (
             "<svg role='img' width='100%' height='50'><text x='5' y='20'>a long text</text>"
-            "<text x='20%' y='24'>another</text></svg>",
+            "<text x='12%' y='24'>another</text></svg>",
             [390],
         ),
         (
