@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from samkit.data import load
 from samkit.errors import with_cure
 from samkit.paper import experiments, records
 
@@ -132,10 +133,14 @@ def _run(options: argparse.Namespace) -> int:
     started, left = time.monotonic(), 0
     for name in names:
         experiment = experiments.load(name)
-        if scale == "paper" and not options.cpu:
+        if scale == "paper":
             seeds = experiments.seeds(name, scale) if options.seeds is None else options.seeds
             wanted = only(experiment.configs(scale, seeds), options.data, options.match)
-            _needs_gpu(wanted, duration)
+            if not options.cpu:
+                _needs_gpu(wanted, duration)
+            if not options.dask:  # a cluster's workers have data of their own
+                for source in {config.data for config in wanted if hasattr(config, "data")}:
+                    load(source)  # what is missing is told before the first run
         if options.drop_old:
             found = records.runs(name, scale)
             old = {record["hash"] for record in stale(name, scale, found)}

@@ -138,6 +138,13 @@ def test_paper_scale_without_a_gpu_says_what_it_would_cost(monkeypatch, capsys):
     assert "no run is on data 'mnist1d'; they are on cifar10, cifar100" in capsys.readouterr().err
 
 
+def test_missing_data_are_told_before_the_first_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("SAMKIT_DATA", str(tmp_path))
+    monkeypatch.setattr("samkit.paper.experiments.sweep.sweep", lambda *a, **how: 1 / 0)
+    assert main(["run", "fig01_perturbations", "--scale", "paper", "--cpu"]) == 2
+    assert f"is read from {tmp_path}, but there is no" in capsys.readouterr().err
+
+
 #: samkit run ... --scale paper, in a tiny size, started by torchrun
 BY_TORCHRUN = """
 import sys
