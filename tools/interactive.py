@@ -49,8 +49,8 @@ def computed(name: str, state: Mapping[str, Any] | None = None) -> dict[str, Any
             const drawn = figure.draw(state, result, Number(process.argv[4]));
             const say = Object.fromEntries(figure.say(state, result));
             const presets = figure.presets ?? [], alt = figure.alt(state, result);
-            const tell = figure.tell?.(state, result);
-            console.log(JSON.stringify({state, result, say, alt, tell, presets, ...drawn}));
+            const tell = figure.tell?.(state, result), first = figure.rolls && figure.film(0);
+            console.log(JSON.stringify({state, result, say, alt, tell, presets, first, ...drawn}));
         })"""
     modules = [(interactive.ESM / f"{part}.mjs").as_uri() for part in ("kit", name)]
     return _node(script, *modules, json.dumps(state or {}), str(WIDTH))
@@ -64,11 +64,18 @@ def controls(name: str) -> list[dict[str, Any]]:
     return _node(script, (interactive.ESM / f"{name}.mjs").as_uri())
 
 
-def picture(name: str) -> str:
-    """The figure in its first state, as an SVG for pages without scripts."""
-    found = computed(name)
+def picture(name: str, state: Mapping[str, Any] | None = None) -> str:
+    """The figure, as an SVG for pages without scripts; without a state as it is seen first.
+
+    What begins with a film has the words that stand above it in ``data-tell``.
+    """
+    found = computed(name, state)
+    words = ""
+    if state is None and (first := found.get("first")):
+        found = computed(name, first)
+        words = f'data-tell="{escape(found["tell"])}" '
     return (
-        f'<svg class="samkit-figure" role="img" aria-label="{escape(found["alt"])}" '
+        f'<svg class="samkit-figure" role="img" {words}aria-label="{escape(found["alt"])}" '
         f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {found["height"]}" '
         f'font-family="sans-serif">{found["body"]}</svg>\n'
     )
@@ -158,6 +165,16 @@ def gain_data() -> str:
     return _data_module(runs, "samkit.paper.law.gain")
 
 
+def effect_data() -> str:
+    """Plain training (m = 0) and m-SAM for the m of the landing figure: beta and test loss."""
+    found = run("every-m", "found", {"seed": 0, "init": 0.03, "rho": 0.14})
+    runs = []
+    for m, one in [(0, found["erm"]), *((one["m"], one) for one in found["runs"])]:
+        beta = [float(f"{value:.11g}") for value in one["beta"].values()]
+        runs.append({"m": m, "test": float(f"{one['test']:.11g}"), "beta": beta})
+    return _data_module(runs, "esm/every-m.mjs")
+
+
 def _data_module(runs: Sequence[Mapping[str, Any]], source: str) -> str:
     lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)
     return DATA.format(source=source, body=f"export const runs = [\n{lines},\n];\n")
@@ -168,6 +185,7 @@ RECORDED = {
     "role-data": role_data,
     "labels-data": labels_data,
     "gain-data": gain_data,
+    "effect-data": effect_data,
 }
 
 

@@ -46,7 +46,7 @@ def card() -> bytes:
         svg {{ width: 800px; display: block; margin: auto }}</style>
         <h1>Sharpness-aware minimization, understood</h1>
         <p>What matters is how many examples share a step uphill.</p>
-        {interactive.picture("effect")}"""
+        {interactive.picture("effect", {"m": 1})}"""
     with browser.chromium() as running:
         tab = running.new_page(viewport={"width": 1200, "height": 630})
         tab.set_content(page)

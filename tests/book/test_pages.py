@@ -87,7 +87,7 @@ def test_the_landing_figure_and_its_slider_are_in_the_first_screen(chromium, sit
     words = tab.locator("#effect .samkit-words")
     expect(words).to_contain_text("10 times lower than with plain training")
     slider.press("Home")
-    expect(words).to_contain_text("no better than with plain training")
+    expect(words).to_contain_text("15 % higher than with plain training")
     tab.close()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from samkit.diagonal import SparseRegression, sam_step, train
+from samkit.paper import interactive
 from tools import interactive as outside
 
 STOPS = [20, 10, 5, 4, 2, 1]
@@ -15,10 +16,6 @@ STEPS, STEP_SIZE, INIT, RHO = 10_001, 1 / 6, 0.03, 0.14
 @pytest.fixture(scope="module")
 def found():
     return outside.computed("effect")["result"]
-
-
-def array(typed):
-    return np.array(list(typed.values()))
 
 
 class Orders:
@@ -51,7 +48,7 @@ def test_every_solution_and_its_test_loss(found, m):
         beta = u * v
     shown = found["runs"][STOPS.index(m)]
     assert shown["m"] == m
-    assert np.abs(array(shown["beta"]) - beta).max() <= 1e-9 * np.abs(beta).max()
+    assert np.abs(np.array(shown["beta"]) - beta).max() <= 1e-9 * np.abs(beta).max()
     loss = np.mean((problem.X_test @ beta - problem.y_test) ** 2) / 2
     assert shown["test"] == pytest.approx(loss, rel=1e-9)
 
@@ -65,8 +62,8 @@ def test_plain_training(found):
 def test_the_effect_grows_as_m_falls_without_an_exception(found):
     """What the page says: a lower test loss, and less off the support, at every stop."""
     losses = [run["test"] for run in found["runs"]]
-    off = array(found["set"]["beta"]) == 0
-    strays = [np.abs(array(run["beta"])[off]).sum() for run in found["runs"]]
+    off = np.array(list(found["set"]["beta"].values())) == 0
+    strays = [np.abs(np.array(run["beta"])[off]).sum() for run in found["runs"]]
     for values in (losses, strays):
         assert all(later < earlier for earlier, later in pairwise(values))
     assert found["erm"]["test"] > 9 * losses[-1]
@@ -94,8 +91,15 @@ def test_the_arrows(found):
 
 def test_the_words(found):
     words = {m: outside.computed("effect", {"m": m})["tell"] for m in STOPS}
-    assert words[20].startswith("All 20 examples take one step uphill together.")
-    assert "no better than with plain training" in words[20]
-    assert "5 arrows" in words[4]
-    gain = found["erm"]["test"] / found["runs"][-1]["test"]
-    assert f"{gain:.2g} times lower" in words[1]
+    assert words[20].startswith("All 20 examples share one step uphill.")
+    assert "5 steps" in words[4]
+    ratios = {run["m"]: run["test"] / found["erm"]["test"] for run in found["runs"]}
+    assert f"{100 * (ratios[20] - 1):.0f} % higher than with plain training" in words[20]
+    assert f"{100 * (1 - ratios[5]):.0f} % lower than with plain training" in words[5]
+    assert f"{1 / ratios[1]:.2g} times lower than with plain training" in words[1]
+
+
+def test_the_picture_for_pages_without_scripts_is_where_the_film_begins():
+    first = outside.computed("effect", {"m": 20})
+    page = interactive.html("effect")
+    assert first["body"] in page and f"<p>{first['tell']}</p>" in page

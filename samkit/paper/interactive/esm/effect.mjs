@@ -1,18 +1,17 @@
 // The effect: sparse regression, and how many examples share a step uphill.
 import { COLORS, arrow, axes, clamp, label, line, mount, num, path, tag } from "./kit.mjs";
-import { dot } from "./diagonal.mjs";
-import { N, STOPS, everyM } from "./every-m.mjs";
+import { dot, sample } from "./diagonal.mjs";
+import { runs } from "./effect-data.mjs";
+import { D, N, SPARSITY, STOPS } from "./every-m.mjs";
 import { randomState } from "./numpy-legacy.mjs";
-import { finish } from "./slices.mjs";
 
 const GROUPS = 0; // seed of the groups
 
-export const compute = (state) => finish(slices(state));
-
-/** What everyM says, and `tips`. */
-function* slices() {
-  const found = yield* everyM({ seed: 0, init: 0.03, rho: 0.14, groups: GROUPS });
-  return { ...found, tips: tips(found.set) };
+/** The data, {m, beta, test} of plain training (m = 0) and of the run at every stop, and `tips`. */
+export function compute() {
+  const set = sample({ n: N, d: D, sparsity: SPARSITY, seed: 0 });
+  const [erm, ...others] = runs;
+  return { set, erm, runs: others, tips: tips(set) };
 }
 
 /**
@@ -74,14 +73,19 @@ function between(list, at, of) {
 
 function layout(width) {
   const wide = width > 540;
-  const height = wide ? 150 : 112;
+  const [top, height] = wide ? [24, 150] : [40, 112];
   const left = wide ? Math.min(240, 0.28 * width) : 0.34 * width;
+  const below = top + height + 40;
   return {
-    arrows: { left: 4, right: left, top: 24, bottom: 24 + height },
-    bars: { left: left + (wide ? 62 : 46), right: width - 10, top: 24, bottom: 24 + height },
-    curve: { left: wide ? 58 : 46, right: width - 16, top: 64 + height, bottom: 64 + height + (wide ? 120 : 104) },
+    arrows: { left: 4, right: left, top, bottom: top + height },
+    bars: { left: left + (wide ? 62 : 46), right: width - 10, top, bottom: top + height },
+    curve: { left: wide ? 58 : 46, right: width - 16, top: below, bottom: below + (wide ? 120 : 104) },
   };
 }
+
+/** What stands above a panel: in one line, or in two on a narrow page. */
+const heading = (x, box, words, given = {}) =>
+  (box.top < 40 ? [words.join(" ")] : words).map((text, k, all) => label(x, box.top - 10 - 16 * (all.length - 1 - k), text, given)).join("");
 
 /** A tip for the eye: the length is the square root, or one long arrow would hide the others. */
 function drawn([x, y]) {
@@ -97,7 +101,7 @@ function arrowsPanel(box, at, result, color) {
   const scale = Math.min((box.bottom - box.top - 8) / (high - low), (box.right - box.left - 8) / (right - left));
   const x0 = (box.left + box.right - scale * (left + right)) / 2;
   const y0 = (box.top + box.bottom + scale * (low + high)) / 2;
-  let body = label(box.left, box.top - 10, "steps uphill");
+  let body = heading(box.left, box, ["steps uphill", "(up: their mean)"]);
   all.forEach((_, i) => {
     const [x, y] = [0, 1].map((part) => between(stops, at, (tips) => tips[i][part]));
     body += arrow(x0, y0, x0 + scale * x, y0 - scale * y, color, { "stroke-width": 2.2 });
@@ -116,7 +120,7 @@ function barsPanel(box, at, result, color) {
     const x = box.left + (k + 0.5) * step - width / 2;
     return tag("rect", { x, y: top, width, height: Math.max(bottom - top, 0.75), ...given });
   };
-  let body = label(box.right, box.top - 10, `the ${off.length} coefficients that should be 0`, { "text-anchor": "end" });
+  let body = heading(box.right, box, [`${off.length} of the ${D} coefficients,`, "which should be 0"], { "text-anchor": "end" });
   for (const value of [0.01, 0, -0.01]) {
     body += label(box.left - 6, y(value) + 4, num(value), { "text-anchor": "end", "font-size": 12 });
     body += path([[box.left, y(value)], [box.right, y(value)]], {
@@ -127,25 +131,28 @@ function barsPanel(box, at, result, color) {
     body += bar(k, result.erm.beta[j], 0.86 * step, { fill: COLORS.ERM, "fill-opacity": 0.35 });
     body += bar(k, between(result.runs, at, (run) => run.beta[j]), 0.5 * step, { fill: color });
   });
-  return body;
+  const tallest = off.reduce((k, j, other) => (result.erm.beta[j] > result.erm.beta[off[k]] ? other : k), 0);
+  const beside = box.left + (tallest + 1) * step + 4;
+  body += tag("rect", { x: beside, y: box.top + 1, width: 9, height: 9, fill: COLORS.ERM, "fill-opacity": 0.35 });
+  return body + label(beside + 13, box.top + 10, "plain training", { "font-size": 12 });
 }
 
 function curvePanel(box, at, result, color) {
-  const thousandths = (run) => 1000 * run.test;
-  const seen = [...result.runs, result.erm].map(thousandths);
+  const relative = (run) => run.test / result.erm.test;
+  const seen = [...result.runs, result.erm].map(relative);
   const range = [Math.min(...seen) / 1.3, Math.max(...seen) * 1.5];
   const plane = axes(
     box,
     { range: [0, STOPS.length - 1], ticks: [] },
-    { range, log: true, ticks: [0.2, 0.5, 1, 2], label: "test loss after training, in thousandths" },
+    { range, log: true, ticks: [0.1, 0.2, 0.5, 1], label: "test loss relative to plain training (log scale)" },
   );
   let body = plane.body;
-  const level = plane.y(thousandths(result.erm));
+  const level = plane.y(1);
   body += path([[box.left, level], [box.right, level]], line("ERM", { "stroke-width": 3, "stroke-opacity": 0.6 }));
   body += label(box.right, level - 9, "plain training", { "text-anchor": "end" });
-  const points = result.runs.map((run, k) => [plane.x(k), plane.y(thousandths(run))]);
+  const points = result.runs.map((run, k) => [plane.x(k), plane.y(relative(run))]);
   body += path(points, { stroke: "currentColor", "stroke-width": 1.2, "stroke-dasharray": "2 4" });
-  const here = [plane.x(at), plane.y(Math.exp(between(result.runs, at, (run) => Math.log(thousandths(run)))))];
+  const here = [plane.x(at), plane.y(Math.exp(between(result.runs, at, (run) => Math.log(relative(run)))))];
   body += path([...points.slice(0, Math.floor(at) + 1), here], { stroke: color, "stroke-width": 3 });
   points.forEach(([cx, cy], k) => {
     body += tag("circle", { cx, cy, r: 3, fill: "currentColor" });
@@ -154,10 +161,12 @@ function curvePanel(box, at, result, color) {
   return body + tag("circle", { cx: here[0], cy: here[1], r: 8, fill: color });
 }
 
-const HOLD = 0.45; // seconds at a stop
-const MOVE = 0.8; // and to the next
+const HOLD = 0.9; // seconds at a stop
+const MOVE = 0.6; // and to the next
 
-const times = (ratio) => `${num(ratio, 2)} times`;
+/** How much lower or higher, from the ratio of two numbers. */
+const compared = (ratio) =>
+  ratio < 0.5 ? `${num(1 / ratio, 2)} times lower` : `${Math.round(100 * Math.abs(ratio - 1))} % ${ratio < 1 ? "lower" : "higher"}`;
 
 const figure = {
   name: "effect",
@@ -178,8 +187,6 @@ const figure = {
     { label: "Each its own", state: { m: 1 } },
   ],
   compute,
-  slices,
-  patient: true,
   rolls: true,
   film: (seconds) => {
     const at = Math.floor(seconds / (HOLD + MOVE));
@@ -203,15 +210,13 @@ const figure = {
   tell: (state, result) => {
     const at = Math.round(place(state));
     const { m, test } = result.runs[at];
-    const gain = result.erm.test / test;
-    const better = gain > 1.05 ? `${times(gain)} lower than with plain training` : "no better than with plain training";
     const who =
       m === N
-        ? `All ${N} examples take one step uphill together`
+        ? `All ${N} examples share one step uphill`
         : m === 1
           ? `Each of the ${N} examples takes its own step uphill`
-          : `Groups of ${m} take a step uphill each: ${N / m} arrows`;
-    return `${who}. The test loss ends ${better}.`;
+          : `Groups of ${m} examples share a step uphill: ${N / m} steps`;
+    return `${who}. The test loss ends ${compared(test / result.erm.test)} than with plain training.`;
   },
   alt: (state, result) => {
     const { m, beta, test } = result.runs[STOPS.indexOf(state.m)];
@@ -225,7 +230,7 @@ const figure = {
     ...[{ name: "plain training", ...result.erm }, ...result.runs.map((run) => ({ name: `m = ${run.m}`, ...run }))].map(
       ({ name, test }) => [`${name}: test loss`, num(test)],
     ),
-    ["variance of the groups’ gradients", `${num(100 * share(state.m), 2)} %`],
+    [`share of the examples’ variance that groups of ${state.m} keep`, `${num(100 * share(state.m), 2)} %`],
   ],
 };
 

@@ -1,5 +1,6 @@
 // Sparse regression trained by ERM and by m-SAM for several m, groups redrawn at every step.
 import { sample, testLoss, training } from "./diagonal.mjs";
+import { finish } from "./slices.mjs";
 
 export const N = 20;
 export const D = 30;
@@ -27,3 +28,6 @@ export function* everyM({ seed, init, rho, groups = 0 }) {
   for (const m of STOPS) runs.push(yield* trained(rho, m));
   return { set, erm, runs };
 }
+
+/** The same without a pause. */
+export const found = (given) => finish(everyM(given));

@@ -308,7 +308,8 @@ export const mount = (figure) => ({
     const numbers = element("dl", { class: "samkit-numbers" });
     const more = element("details", { class: "samkit-more" });
     const foot = element("div", { class: "samkit-buttons" });
-    more.append(element("summary", {}, "More controls and numbers"), panel, numbers, foot);
+    const summary = element("summary", {}, "More controls and numbers");
+    more.append(summary, panel, numbers, foot);
     const spoken = element("div", { class: "samkit-spoken", role: "status" });
     root.append(element("p", { class: "samkit-title" }, figure.title));
     // a film's words stand above it; others below the slider, which stays where it is under the hand
@@ -335,6 +336,7 @@ export const mount = (figure) => ({
       row.append(made);
       return made;
     };
+    if (!panel.hasChildNodes()) summary.textContent = "The numbers";
     let play;
     if (figure.tick || figure.film) play = button("Play", () => (playing ? pause() : run()));
     if (figure.tick) button("Step", () => { pause(); advance(); show(); }, foot);
@@ -395,13 +397,13 @@ export const mount = (figure) => ({
     function refresh() {
       frame = 0;
       compute(performance.now() + SLICE);
-      for (const update of [...shown, ...presets]) update();
+      for (const update of [...shown, ...presets]) update({ ...state, ...still });
       if (seen.result !== undefined && seen !== drawn) show();
       root.setAttribute("aria-busy", !!work);
       if (work) frame = requestAnimationFrame(refresh);
       else if (waitsForFilm) rollWhenSeen();
     }
-    function show(frozen = {}) {
+    function show(frozen = still) {
       drawn = seen;
       const state = { ...seen.state, ...frozen };
       const { result } = seen;
@@ -487,16 +489,18 @@ export const mount = (figure) => ({
     function pause() {
       waitsForFilm = false;
       inSight?.disconnect();
-      if (!playing) return;
+      if (!playing && !still) return;
       playing = false;
+      still = undefined;
       play.textContent = "Play";
       if (slider) slider.step = 1;
       for (const update of [...shown, ...presets]) update();
       show();
     }
-    // A film is shown once by itself, when the picture is in sight, to who does not mind motion and
-    // has not come for another state.
-    let waitsForFilm = !model && figure.rolls && !calm() && address() === null;
+    // A film is shown once by itself, when the picture is in sight, to who does not mind motion,
+    // unless a state was asked for. Its first frame waits there.
+    let waitsForFilm = !model && figure.rolls && !calm() && address() === null && Object.keys(given).length === 0;
+    let still = waitsForFilm ? figure.film(0) : undefined;
     let inSight;
     function rollWhenSeen() {
       waitsForFilm = false;

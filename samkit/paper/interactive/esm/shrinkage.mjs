@@ -1,10 +1,9 @@
 // Where m-SAM shrinks alpha: on the support alone, or everywhere.
 import { COLORS, axes, label, mount, num, path, tag } from "./kit.mjs";
-import { D, N, SPARSITY, STOPS, everyM } from "./every-m.mjs";
-import { finish } from "./slices.mjs";
+import { D, N, SPARSITY, STOPS, everyM, found } from "./every-m.mjs";
 
-export const compute = (state) => finish(slices(state));
-const slices = (state) => everyM(state);
+export const compute = found;
+const slices = everyM;
 
 const methodOf = (m) => (m === N ? "n-SAM" : m === 1 ? "1-SAM" : "m-SAM");
 const runOf = (state, result) => result.runs[STOPS.indexOf(state.m)];
