@@ -18,6 +18,7 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from samkit.paper import claims, experiments
@@ -431,7 +432,8 @@ def drawing(boxes: dict, uri) -> str:
 class RowRole(SphinxRole):
     """Words that link to the row of the ledger they rest on, {row}`it is sparser <fig06.1-sam>`.
 
-    Where the row does not hold, or is undecided or not yet measured, its verdict stands behind.
+    Where the row does not hold, or is undecided or not yet measured, its verdict follows, and
+    `VerdictsLast` moves it to the end of the paragraph.
     """
 
     def run(self):
@@ -445,7 +447,23 @@ class RowRole(SphinxRole):
         report = reports().get(id_)
         if verdict_of(claim, report) is claims.Verdict.PASS:
             return [link], []
-        return [link, nodes.Text(" "), badge(claim, report)], []
+        verdict = link_to(id_, self.env.docname)
+        verdict.children = [nodes.inline("", words(claim, report))]
+        verdict["classes"] = ["verdict", css_class(verdict_of(claim, report))]
+        return [link, verdict], []
+
+
+class VerdictsLast(SphinxTransform):
+    """Moves the verdicts of {row} behind the last word of their paragraph, item or cell."""
+
+    default_priority = 500
+
+    def apply(self, **given):
+        for paragraph in list(self.document.findall(nodes.paragraph)):
+            for verdict in list(paragraph.findall(addnodes.pending_xref)):
+                if "verdict" in verdict["classes"]:
+                    verdict.parent.remove(verdict)
+                    paragraph += [nodes.Text(" "), verdict]
 
 
 def setup(app):
@@ -453,6 +471,7 @@ def setup(app):
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("claim-map", ClaimMapDirective)
     app.add_role("row", RowRole())
+    app.add_transform(VerdictsLast)
     for script in ("ledger.mjs", "previews.mjs"):
         app.add_js_file(script, type="module")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -64,6 +64,12 @@ def test_page(page, site, path):
         .map(([words, box]) => [words, box.width, box.height])"""
     for words, width, height in page.eval_on_selector_all("svg.samkit-figure", sizes):
         assert len(words) > 20 and width > 200 and height > 100
+    # a verdict stands behind the last word of its paragraph
+    inside = """all => all.filter(verdict => {
+        const after = verdict.nextSibling;
+        return after && after.textContent.trim() && !after.classList?.contains("verdict");
+    }).map(verdict => verdict.parentElement.textContent)"""
+    assert page.eval_on_selector_all("article p > a.verdict", inside) == []
     # the structure is the same in both schemes
     assert browser.accessibility_faults(page, colours_alone=page.scheme == "dark") == []
     if page.scheme == "light":

@@ -133,7 +133,9 @@ def html(name: str, state: dict[str, Any] | None = None) -> str:
     picture = (PICTURES / f"{name}.svg").read_text(encoding="utf-8")
     told = re.search(r' data-tell="([^"]*)"', picture)
     words = f"<p>{told[1]}</p>" if told else ""
-    return f'<div id="{name}" data-samkit-figure="{name}" data-state="{given}">{words}{picture}</div>'
+    return (
+        f'<div id="{name}" data-samkit-figure="{name}" data-state="{given}">{words}{picture}</div>'
+    )
 
 
 def module(name: str) -> str:
