@@ -330,8 +330,9 @@ class LedgerDirective(Row):
         return [
             self.raw(f'<details class="row" id="{anchor(claim.id)}"{data}><summary>'),
             badge(claim, report),
+            nodes.Text(" "),
             nodes.inline("", "", *self.statement(claim), classes=["statement"]),
-            self.raw(f"{bar(claim, report)}<code>{html.escape(claim.id)}</code></summary>"),
+            self.raw(f" {bar(claim, report)} <code>{html.escape(claim.id)}</code></summary>"),
             self.facts(claim, report),
             self.raw("</details>"),
         ]

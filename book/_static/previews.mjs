@@ -1,5 +1,6 @@
 // What a link leads to, seen without going there: theorems, equations, rows of the ledger, works.
-// Opens on hover and on focus, stays while the pointer is on it, closes on Escape (WCAG 1.4.13).
+// Opens on hover and on focus, stays while the pointer is on it or the link has the focus, closes on
+// Escape (WCAG 1.4.13).
 const WAIT = 250; // ms
 const KINDS = ".proof, .math-wrapper, div.math, details.row, .citation, dd, dt";
 const pages = new Map([[location.pathname, Promise.resolve(document)]]);
@@ -71,17 +72,21 @@ const soon = (action) => {
   clearTimeout(waiting);
   waiting = setTimeout(action, WAIT);
 };
+// a page that scrolls under a resting pointer sends events of it too
+const focused = (link) => link.matches(":focus-visible");
 const linkOf = (event) => event.target.closest?.("article a[href*='#']:not(.headerlink)");
 document.addEventListener("pointerover", (event) => {
   const link = linkOf(event);
   if (link && event.pointerType === "mouse") soon(() => show(link));
-  else if (open && !event.target.closest(".preview")) soon(close);
+  else if (open && !event.target.closest(".preview") && !focused(open.link)) soon(close);
   else if (open) clearTimeout(waiting);
 });
 document.addEventListener("focusin", (event) => {
   const link = linkOf(event);
-  if (link?.matches(":focus-visible")) soon(() => show(link));
+  if (link && focused(link)) soon(() => show(link));
   else if (!event.target.closest(".preview")) close();
 });
+document.addEventListener("focusout", (event) =>
+  event.target === open?.link && !open.box.matches(":hover") && soon(close));
 document.addEventListener("keydown", (event) => event.key === "Escape" && close());
 addEventListener("scroll", () => open && !open.box.matches(":hover") && close(), { passive: true });

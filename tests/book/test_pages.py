@@ -97,6 +97,30 @@ def test_the_landing_figure_and_its_slider_are_in_the_first_screen(chromium, sit
     tab.close()
 
 
+def test_what_a_link_leads_to_is_shown_on_focus_and_on_hover(chromium, site):
+    tab = chromium.new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    tab.goto(site + "book/02-what-sam-minimizes.html")
+    link, box = tab.locator("article a[href='#thm-nesting']").first, tab.get_by_role("tooltip")
+    tab.keyboard.press("Tab")
+    link.focus()
+    expect(box).to_contain_text("Nesting")
+    expect(link).to_have_attribute("aria-describedby", box.get_attribute("id"))
+    tab.mouse.move(5, 5)  # a pointer that is elsewhere does not close it
+    tab.mouse.move(9, 9)
+    tab.wait_for_timeout(500)
+    expect(box).to_be_visible()
+    tab.keyboard.press("Escape")
+    expect(box).to_have_count(0)
+    link.blur()
+    link.hover()
+    box.hover()  # where it stays
+    tab.wait_for_timeout(500)
+    expect(box).to_contain_text("Nesting")
+    tab.mouse.move(5, 5)
+    expect(box).to_have_count(0)
+    tab.close()
+
+
 def test_the_root_is_a_page_with_a_title(chromium, site):
     source = (HTML / "index.html").read_text(encoding="utf-8")
     assert "<title>SAM, understood</title>" in source and 'name="description"' in source
