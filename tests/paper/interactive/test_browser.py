@@ -1,5 +1,6 @@
 """Every figure in a real browser: controls by mouse and keyboard, presets, address, phone."""
 
+import itertools
 import json
 import re
 
@@ -156,11 +157,14 @@ def test_a_narrow_phone(chromium, site, name):
     page.close()
 
 
-HANDLES = [
-    (name, handle)
-    for name in interactive.NAMES
-    for handle in dict.fromkeys(re.findall(r'data-drag="([^"]+)"', outside.computed(name)["body"]))
-]
+def handles(name):
+    """Of each kind, the first and the last: point.0, point.11."""
+    every = re.findall(r'data-drag="([^"]+)"', outside.computed(name)["body"])
+    kinds = [list(kind) for _, kind in itertools.groupby(every, lambda h: h.partition(".")[0])]
+    return dict.fromkeys(handle for kind in kinds for handle in (kind[0], kind[-1]))
+
+
+HANDLES = [(name, handle) for name in interactive.NAMES for handle in handles(name)]
 
 
 def dragged(name, handle, x, y, width):
