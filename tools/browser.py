@@ -74,10 +74,31 @@ def find_or_get(name: str = "chromium") -> str:
     )
 
 
+class Patient:
+    """A running browser in which a wait ends after a minute: on busy cores a page is late."""
+
+    WAIT = 60_000  # milliseconds
+
+    def __init__(self, running):
+        self._running = running
+
+    def new_page(self, **options):
+        return self._later(self._running.new_page(**options))
+
+    def new_context(self, **options):
+        return self._later(self._running.new_context(**options))
+
+    def _later(self, one):
+        one.set_default_timeout(self.WAIT)
+        return one
+
+
 @contextmanager
 def chromium():
     """A running browser that reaches this machine and no other."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=Patient.WAIT)
 
     path = find_or_get()  # before Playwright runs, which it may have to ask too
     with sync_playwright() as playwright:
@@ -86,7 +107,7 @@ def chromium():
         running = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", alone, *quiet]
         )
-        yield running
+        yield Patient(running)
         running.close()
 
 

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import nbformat
@@ -78,11 +80,12 @@ def lab(tmp_path_factory):
 
 def _address(server, home):
     """Where the server answers, from the file it writes when it has begun."""
-    for _ in range(300):
+    for _ in range(900):
         for path in (home / "RUNTIME").glob("jpserver-*.json"):
             address = json.loads(path.read_text() or "{}").get("url")
-            if address and urlopen(f"{address}api/status").status == 200:
-                return address
+            with suppress(URLError):  # the file is there before the server listens
+                if address and urlopen(f"{address}api/status").status == 200:
+                    return address
         assert server.poll() is None, (home / "log").read_text()
         time.sleep(0.1)
     raise AssertionError((home / "log").read_text())
@@ -109,14 +112,14 @@ def run(notebook, name):
     expect(cell).to_have_class(re.compile("jp-mod-active"))
     notebook.keyboard.press("Control+Enter")
     cell.locator(".jp-InputPrompt", has_text="[*]").wait_for(state="detached")
-    expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"), timeout=30_000)
+    expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"))
     return cell.locator(".jp-OutputArea")
 
 
 def test_python_and_the_hand_move_the_same_figure(notebook):
     shown = run(notebook, "show")
     figure = shown.locator(".samkit-interactive")
-    figure.wait_for(timeout=30_000)
+    figure.wait_for()
     drawing = figure.locator("svg[role=img]")
     m, rho = (figure.locator(f"[id$='-{name}']") for name in ("m", "rho"))
     expect(drawing).to_have_attribute("aria-label", computed("diagonal-lab", {"m": 4})["alt"])
@@ -143,7 +146,7 @@ def test_python_and_the_hand_move_the_same_figure(notebook):
 
 def test_controls_call_the_kernel(notebook):
     shown = run(notebook, "controls")
-    expect(shown.locator(".jp-OutputArea")).to_have_text("'twice 1 is 2'", timeout=30_000)
+    expect(shown.locator(".jp-OutputArea")).to_have_text("'twice 1 is 2'")
     shown.locator("[role=slider]").focus()
     notebook.keyboard.press("ArrowRight")
     notebook.keyboard.press("ArrowRight")
