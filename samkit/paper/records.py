@@ -237,8 +237,10 @@ def provenance(found: Sequence[Mapping[str, Any]]) -> str:
     if not found:
         raise ValueError("no runs are recorded: python -m samkit run EXPERIMENT records some")
     seeds = sorted({record["seed"] for record in found})
+    whole = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
+    named = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
     dates = sorted({record["date"][:10] for record in found})
-    lines = [f"{len(found)} recorded runs, seeds {', '.join(map(str, seeds))}"]
+    lines = [f"{len(found)} recorded runs, seeds {named}"]
     lines.append(f"on {' to '.join(dict.fromkeys((dates[0], dates[-1])))}")
     lines += sorted({f"hardware: {record['hardware']}" for record in found})
     data = {re.sub(r", seed \d+$", ", drawn by each seed", record["data"]) for record in found}

@@ -266,6 +266,7 @@ def test_provenance_says_where_runs_come_from():
         f"made by commit {found[0]['commit'][:9]}",
     ]
     assert "on 2026-01-31\n" in records.provenance(found[1:])
+    assert "4 recorded runs, seeds 1 to 3\n" in records.provenance([*found, add(2)])
 
 
 def test_data_drawn_by_each_seed_are_one_line():

@@ -92,6 +92,15 @@ def test_only_training_labels_are_wrong_and_no_example_is_in_two_sets():
     assert len(set(rows)) == len(rows)
 
 
+def test_signals_to_train_to_validate_and_to_test_are_others(monkeypatch):
+    monkeypatch.setattr(small_networks, "TESTED", 200)
+    monkeypatch.setattr(small_networks, "_held_out", small_networks._held_out.__wrapped__)
+    data = examples(replace(tiny(Stage(), seed=3), data="mnist1d"))
+    sets = [data.x, data.validation[0], data.test[0]]
+    rows = [row.numpy().tobytes() for part in sets for row in part]
+    assert len(set(rows)) == len(rows) == 40 + 5000 + 200
+
+
 def test_seeds_draw_their_own_training_set_and_share_the_test_set():
     one, other = (examples(tiny(Stage(), seed=seed)) for seed in (0, 1))
     assert not torch.equal(one.x, other.x) and not torch.equal(
