@@ -30,10 +30,10 @@ serve: book  ## show the built book at http://127.0.0.1:8000
 
 test: lint unit $(STAMPS)/nbval pages  ## everything that must pass
 
-more: book  ## longer searches for faults, SAM in the frameworks it is used in, the pages in Firefox
+more: book  ## what takes longer: searches for faults, SAM in the frameworks it is used in, Colab, Firefox
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[firefox,frameworks]'
 	$(PY) -m tools.browser firefox
-	$(PY) -m pytest tests -m long -n 2
+	$(PY) -m pytest tests -m long -n 3
 
 quick: $(VENV)/installed  ## lint, types and nine tenths of the tests of samkit, in a minute
 	$(VENV)/bin/ruff check --quiet .
@@ -52,8 +52,9 @@ lint: $(VENV)/installed  ## style, types, the wall between library and companion
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
+# Many tests wait for a browser or another process: four at a time keep two cores busy.
 unit: $(VENV)/installed  ## samkit with the examples of its docstrings, the ledger, the tools
-	$(PY) -m pytest samkit tests --doctest-modules --ignore tests/book/test_pages.py -n 2
+	$(PY) -m pytest samkit tests --doctest-modules --ignore tests/book/test_pages.py -n 4
 
 # The tests in a browser never call samkit; numba's loops are seen only where it does not compile.
 coverage: $(VENV)/installed  ## the share of samkit's lines and branches that the unit tests run
@@ -67,7 +68,7 @@ $(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)
 
 pages: book  ## the built pages in a real browser
 	$(PY) -m tools.browser
-	$(PY) -m pytest tests/book/test_pages.py -n 2
+	$(PY) -m pytest tests/book/test_pages.py -n 4
 
 notebooks: $(VENV)/installed  ## regenerate notebooks/ and their reference outputs from book/
 	$(PY) -m tools.notebooks write

@@ -4,6 +4,9 @@ torch is imported by the tests that need it alone, so that the others run where 
 """
 
 import os
+import sys
+
+import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch are imported
 
@@ -15,3 +18,11 @@ def pytest_generate_tests(metafunc):
 
         names = ["cpu", *["cuda"] * torch.cuda.is_available()]
         metafunc.parametrize("device", [torch.device(name) for name in names], ids=names)
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_compiled():
+    """In a process that has compiled something each new SAM searches among all objects."""
+    yield
+    if dynamo := sys.modules.get("torch._dynamo.utils"):
+        dynamo.counters.clear()

@@ -241,6 +241,7 @@ def run_nbval(path):
     )
 
 
+@pytest.mark.long
 def test_nbval_fails_when_one_digit_of_a_reference_output_changes(tmp_path):
     """On a notebook of two cells: the same machinery as on a chapter, in seconds."""
     cells = [

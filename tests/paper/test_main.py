@@ -165,6 +165,7 @@ def tiny_paper(monkeypatch):
     return main(["run", "fig01_perturbations", "--scale", "paper", "--cpu", "--seeds", "0"])
 
 
+@pytest.mark.long
 def test_torchrun_shares_every_run_between_its_processes(tmp_path, monkeypatch):
     name = "fig01_perturbations"
     assert tiny_paper(monkeypatch) == 0

@@ -377,6 +377,7 @@ def project(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_changed_or_killed_anywhere_and_started_again_it_builds_the_same_book(project):
     """Pages are written again where words have changed, all of them where a title has."""
     html = project / "_build" / "html"

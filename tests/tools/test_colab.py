@@ -144,6 +144,7 @@ record = pathlib.Path(os.environ["SAMKIT_RESULTS"], "run.json").read_text()
 print(samkit.answer, record, "environment" in samkit.__file__)"""
 
 
+@pytest.mark.long
 def test_the_first_cell_installs_samkit_and_its_records_and_what_differs_is_told(rehearse):
     """In the kernel that runs, without a restart: what is printed is the clone's."""
     wrong, added = rehearse(SHOW, "41 15 True\n")
@@ -153,6 +154,7 @@ def test_the_first_cell_installs_samkit_and_its_records_and_what_differs_is_told
     assert added == {"samkit": "7"}
 
 
+@pytest.mark.long
 def test_a_first_cell_that_installs_nothing_is_told(rehearse):
     wrong, added = rehearse("print(1)", "1\n", first=nbformat.v4.new_code_cell("pass"))
     assert wrong == "its first cell did not install samkit"

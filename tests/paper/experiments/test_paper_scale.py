@@ -64,7 +64,7 @@ def tiny(config: Config) -> Config:
 ON_IMAGES = sorted({*experiments.NAMES} - {"fig07_relu_network", "small_networks"})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ON_IMAGES)
 def test_every_kind_of_run_goes_through(name, images):
     experiment = experiments.load(name)

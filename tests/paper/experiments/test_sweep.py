@@ -79,7 +79,7 @@ def cluster():
         yield cluster
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_a_dask_cluster_the_same_runs_have_the_same_metrics(cluster, monkeypatch):
     run(seeds=(0,))
     first = experiments.recorded(NAME, "ci")
@@ -160,7 +160,7 @@ def test_time_up_in_the_middle_resumes_from_the_checkpoint(tiny, monkeypatch):
     assert not list((tiny / "checkpoints").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_whose_parent_is_killed_stop_at_their_next_epoch(tiny):
     """With a checkpoint, instead of going on for a record that nobody will write."""
     code = f"from samkit.paper.experiments.sweep import sweep; sweep({NAME!r}, 'ci', jobs=2)"

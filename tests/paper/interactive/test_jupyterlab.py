@@ -116,6 +116,7 @@ def run(notebook, name):
     return cell.locator(".jp-OutputArea")
 
 
+@pytest.mark.long
 def test_python_and_the_hand_move_the_same_figure(notebook):
     shown = run(notebook, "show")
     figure = shown.locator(".samkit-interactive")
@@ -144,6 +145,7 @@ def test_python_and_the_hand_move_the_same_figure(notebook):
     expect(run(notebook, "read")).to_have_text("m is 8 rho is 0.3")
 
 
+@pytest.mark.long
 def test_controls_call_the_kernel(notebook):
     shown = run(notebook, "controls")
     expect(shown.locator(".jp-OutputArea")).to_have_text("'twice 1 is 2'")
