@@ -94,12 +94,11 @@ def msam_grad(
             on the batch at hand: at the calls 1, 2, 4, ..., 512, 1024, 1536, ... of a model, loss
             and kind of batch it is held against the loop by value, see `check.py`. At the first
             call nothing is missed that turns the gradient by more than 1e-4 in float32, 2e-13 in
-            float64 or 3 % in bfloat16, and stands out from rounding, where there are at most 12
-            groups. Among more, two that depend on each other at the moved weights alone are missed
-            with probability 1/2, and what all decide together, such as a branch on the sign of a
-            sum over the batch, may be missed. Later checks miss two groups, out of G, that have
-            begun to depend on each other with probability 1 / sqrt(G) or less; what happens only in
-            calls between the checks is not seen.
+            float64 or 3 % in bfloat16, and stands out from rounding. Later checks miss what only
+            the gradient at the moved weights shows. Where torch.func.vmap cannot run the model,
+            they look at sqrt(G) of the G groups, chosen at random, and miss one that is wrong alone
+            with probability 1 - 1 / sqrt(G). What happens only in calls between the checks is not
+            seen.
         max_bytes: how much the ghost path may hold for all groups beyond two ordinary passes; a
             larger batch is done in parts of some groups each.
         scaler: for float16. p.grad is that of the scaled loss then, delta_G and the loss returned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +73,12 @@ class Batch:
             mapped(lambda t: _dense(t)[index.to(t.device)], self.targets),
             self.last,
         )
+
+    def of(self, tensors: Iterable[Tensor]) -> Batch:
+        """This batch with other tensors, in the order of `leaves`."""
+        following = iter(tensors)
+        inputs = mapped(lambda _: next(following), self.inputs)
+        return Batch(inputs, mapped(lambda _: next(following), self.targets), self.last)
 
     def part(self, start: int, stop: int) -> Batch:
         """The examples start, ..., stop - 1."""

@@ -8,28 +8,23 @@ two kinds of fault, and cheaper questions for each.
   a layer that runs again in the backward pass). Two groups, chosen at random, are held against the
   loop; and at the first call all examples are, as two groups of half of the batch, which the loop
   does at the price of two steps of SAM on half of the batch.
-- Groups depend on each other, or on the size of the batch. The two comparisons above see each
-  dependence that is between the two groups, or between the random halves. For all others the first
-  pass is looked at alone, which is cheap since no weight gradient is made. The groups are laid out
-  in a square, at random, and B is split by its rows, and by its columns; two groups that share a
-  row have different columns, so one of the splits parts them. A group on which nothing else acts
-  has the same input of every layer, and the same losses, in the whole batch and in its part. And if
-  the losses are summed with factors r_G, every layer's gradient g turns into r_G g; where group H
-  acts on group G through anything that autograd knows, g has a share of r_H in it.
+- Groups depend on each other, or on the size of the batch. The loop sees each group alone; so does
+  the second question. What each group finds in the whole batch is compared with what it finds by
+  itself: the inputs of all layers and the losses in the first pass, the losses in the second, and
+  the gradients of these losses by the layers' outputs (in the second pass at the first call only).
+  `torch.func.vmap` runs all groups by themselves in one pass, at the price of a few passes of the
+  batch. A model that vmap cannot run, such as one that branches on a number, is run on one group
+  after the other: on all of them at the first call, on sqrt(G) of G later.
 
-Up to `FEW` groups the first call asks no such questions, and compares F and L of all groups.
+The second question may be too strict, since numbers without influence may differ. So where it finds
+a difference, F and L of all groups are compared, and have the last word; and so they have where the
+loop rounds groups of half of the batch in another way than small ones.
 
-These questions may be too strict: numbers without influence may differ between first passes, and
-the loop rounds groups of half of the batch in another way than small ones. So where one of them
-finds a difference, F and L of all groups are compared, and have the last word.
-
-So a check with two splits misses no rule that turns the gradient of the batch by more than the
-tolerance, and no two groups whose dependence shows in a value or a derivative of the first pass.
-With one split it misses two groups that depend on each other by value alone, and on no other one,
-with probability 1 / sqrt(G) or less, for G groups. What two groups have with each other at the
-moved weights alone, or in the size of a gradient alone, is seen if the halves part them, with
-probability 1/2. What many groups decide together, such as a branch on the sign of a sum over the
-batch, is seen where the two groups, a row, a column or a half decide otherwise than the batch does.
+So the first check misses no rule that turns the gradient of the batch by more than the tolerance,
+and no dependence between groups, be it of two of them or a branch on what all examples decide.
+Later ones miss no dependence that shows in a value, or in a gradient of the first pass. Where vmap
+cannot run the model, they miss with probability (1 - p)^sqrt(G) or less what a share p of the
+groups finds otherwise by itself; that is 1 - 1 / sqrt(G) for one group.
 
 Two right ways differ by rounding, which the network may magnify: a ReLU goes to its other side, the
 gradient of a fitted example is all rounding. A difference of more than `CLOSE` units of rounding is
@@ -41,29 +36,31 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from samkit import passes
 from samkit.errors import NonFinite, Undefined, Unsupported
-from samkit.msam.batch import Batch, LossFn, leaves
-from samkit.msam.ghost import Record, ghost, recorded
-from samkit.msam.layers import rows_of
+from samkit.msam.batch import Batch, LossFn, leaves, per_example
+from samkit.msam.ghost import Inputs, Replay, eager, ghost, no_sync, recorded
 from samkit.msam.loop import loop, real
 from samkit.perturbation import Tensors, norm
 
 #: units of rounding (the spacing of the numbers at 1) by which two right ways may differ, by which
 #: two first passes may, and by which weights are moved to look again: (float32 and 64, half)
 CLOSE, FIRST, NEARBY = (1024, 4), (64, 4), (64, 4)
-#: groups that are all compared with the loop at the first call
-FEW = 12
 #: how often a difference must be seen again, at other weights nearby, to count as a fault
 REPEATS = 3
 
@@ -82,7 +79,8 @@ UNSEEN = (
 #: gradient by all parameters; of a first pass each layer's input, and the losses
 Pieces = Sequence[Sequence[Tensor | None]]
 Sides = tuple[Pieces, Pieces]
-First = tuple[Tensor, Record]
+#: zeros that are added to the outputs of calls, for the gradients by these
+Shifts = dict[int, Tensor]
 
 
 @dataclass
@@ -98,11 +96,14 @@ class Paths:
 
     def run_fast(self, batch: Batch, m: int, at_once: int = 0) -> Tensor:
         """Adds the m-SAM gradient to p.grad; returns the mean loss."""
-        at_once = at_once or max(1, self.max_bytes // max(1, self.bytes or self.max_bytes))
-        how = {"m": m, "at_once": at_once, **self.options}
+        how = {"m": m, "at_once": at_once or self.at_once(), **self.options}
         loss, bytes = ghost(self.model, self.loss_fn, batch, self.params, **how)
         self.bytes = self.bytes or bytes
         return loss
+
+    def at_once(self) -> int:
+        """How many groups the fast path may do together."""
+        return max(1, self.max_bytes // max(1, self.bytes or self.max_bytes))
 
     def run_loop(self, batch: Batch, m: int) -> Tensor:
         """The same by the loop."""
@@ -114,10 +115,6 @@ class Paths:
     def loop(self, batch: Batch, m: int) -> Pieces:
         return self._taken(self.run_loop(batch, m))
 
-    def first_pass(self, batch: Batch, groups: int) -> First:
-        """A first pass of the fast path, before its backward pass: the losses and the record."""
-        return recorded(self.model, self.loss_fn, batch.copy(), self.params, groups)
-
     def _taken(self, loss: Tensor) -> Pieces:
         grads = [None if p.grad is None else p.grad.to_dense() for p in self.params]
         for p in self.params:
@@ -125,15 +122,16 @@ class Paths:
         return [[loss], real(grads)]
 
 
-def check(paths: Paths, batch: Batch, m: int, *, splits: int, seed: int) -> float:
+def check(paths: Paths, batch: Batch, m: int, *, level: int, seed: int) -> float:
     """Raises Unsupported unless the fast path is right on this batch.
 
-    `splits` is 2, 1, or 0 for a look at two groups alone; `seed` chooses them. Whatever the fast
-    path itself raises comes through. Weights, buffers and random states are as before, p.grad is
-    None. Returns the seconds that the loop takes for the whole batch, from those for two groups.
+    `level` is 2 for the first call, 1 for later ones, 0 for a look at two groups alone; `seed`
+    chooses them. Whatever the fast path itself raises comes through. Weights, buffers and random
+    states are as before, p.grad is None. Returns the seconds that the loop takes for the whole
+    batch, from those for two groups.
     """
     random_state, before = passes.RandomState(paths.params), passes.State([paths.model])
-    this = _Check(paths, batch, m, seed)
+    this = _Check(paths, batch, m, level, seed)
     try:
         with timed(paths.params) as seconds:
             right = paths.loop(this.two, m)  # what it raises is the model's own
@@ -141,7 +139,7 @@ def check(paths: Paths, batch: Batch, m: int, *, splits: int, seed: int) -> floa
         random_state.restore()
         try:
             with drawing_alike(paths.model) if draws else nullcontext():
-                this.run(splits, None if draws else right)
+                this.run(None if draws else right)
         except (Unsupported, Undefined, NonFinite):
             raise
         except Exception as error:
@@ -155,8 +153,8 @@ def check(paths: Paths, batch: Batch, m: int, *, splits: int, seed: int) -> floa
 
 
 class _Check:
-    def __init__(self, paths: Paths, batch: Batch, m: int, seed: int) -> None:
-        self.paths, self.batch, self.m = paths, batch, m
+    def __init__(self, paths: Paths, batch: Batch, m: int, level: int, seed: int) -> None:
+        self.paths, self.batch, self.m, self.level, self.seed = paths, batch, m, level, seed
         groups = -(-len(batch) // m)
         order = random.Random(seed).sample(range(groups), groups)
         self.two = self.rows(sorted(order[:2]))
@@ -168,19 +166,15 @@ class _Check:
             eps * units[half] for units in (CLOSE, FIRST, NEARBY)
         )
 
-    def run(self, splits: int, right: Pieces | None) -> None:
+    def run(self, right: Pieces | None) -> None:
         found = self.paths.fast(self.two, self.m, 2)
         self.agree(self.two, self.m, (found, right or self.paths.loop(self.two, self.m)))
-        if not splits or len(self.two) == len(self.batch):
+        if self.level == 0 or len(self.two) == len(self.batch):
             return
         every = range(-(-len(self.batch) // self.m))
         halves = self.rows([*self.order, *every[len(self.order) :]])
         sides = self.both_ways(halves, self.m * (len(self.order) // 2))
-        if (
-            (splits == 2 and len(every) <= FEW)
-            or self.first_passes_differ(splits)
-            or (splits == 2 and self.apart(self.tolerance, sides)[1])
-        ):
+        if self.suspicious() or (self.level == 2 and self.apart(self.tolerance, sides)[1]):
             self.agree(self.rows(every), self.m, at_once=0)
 
     def rows(self, groups: Iterable[int]) -> Batch:
@@ -188,13 +182,6 @@ class _Check:
         m, b = self.m, len(self.batch)
         index = [i for group in groups for i in range(group * m, min(b, group * m + m))]
         return replace(self.batch.rows(torch.tensor(index)), last=False)
-
-    def squares(self) -> tuple[list[list[int]], list[list[int]]]:
-        """The groups by rows and by columns of a square."""
-        c = math.isqrt(len(self.order) - 1) + 1
-        rows = [self.order[i : i + c] for i in range(0, len(self.order), c)]
-        columns = [self.order[i::c] for i in range(c)]
-        return columns, rows
 
     def agree(self, batch: Batch, m: int, first: Sides | None = None, *, at_once: int = 2) -> None:
         """Raises Unsupported unless F = L on this batch in groups of m; first: (F, L) if known."""
@@ -212,57 +199,106 @@ class _Check:
     def both_ways(self, batch: Batch, m: int, at_once: int = 2) -> Callable[[], Sides]:
         return lambda: (self.paths.fast(batch, m, at_once), self.paths.loop(batch, m))
 
-    def first_passes_differ(self, splits: int) -> bool:
-        """Whether a group's inputs of layers, losses, or g depend on other groups."""
-        whole = self.first_pass(range(len(self.order)))
-        if any(self.differs_at(parts, whole) is not None for parts in self.squares()[:splits]):
-            return True
-        slopes = self.apart(self.fine, lambda: self.slopes(self.first_pass()), self.slopes(whole))
-        return bool(slopes[1])
-
-    def first_pass(self, groups: Sequence[int] = ()) -> First:
-        """That of these groups, or of all, in the order of the batch."""
-        groups = sorted(groups or self.order)
-        return self.paths.first_pass(self.rows(groups), len(groups))
-
-    def differs_at(self, parts: Sequence[Sequence[int]], whole: First) -> int | None:
-        """The first of the `values` that is another one in the parts; -1 if they do not compare."""
-        # a group alone would be recorded in another way than one of several
-        parts = [sorted([*part, *part] if len(part) == 1 else part) for part in parts]
-        order = torch.tensor([group for part in parts for group in part])
-
-        def sides(whole: First | None = None) -> Sides:
-            of_whole = [t[order.to(t.device)] for t in values(whole or self.first_pass())]
-            each = [values(self.first_pass(part)) for part in parts]
-            of_parts = [torch.cat(several) for several in zip(*each, strict=True)]
-            if [t.shape for t in of_parts] != [t.shape for t in of_whole]:
-                raise ValueError("other shapes in the parts")
-            return [[t] for t in of_whole], [[t] for t in of_parts]
-
+    def suspicious(self) -> bool:
+        """Whether a group finds other numbers by itself than in the batch, in either pass."""
         try:
-            return min(self.apart(self.fine, sides, sides(whole))[1], default=None)
-        except (RuntimeError, ValueError):
-            return -1
+            return any(self.apart(self.fine, part)[1] for part in self.parts())
+        except (RuntimeError, ValueError, Unsupported):
+            return True  # other shapes, or other calls
 
-    def slopes(self, first: First) -> Sides:
-        """Each g of losses that have a factor for each group, and the factor times each g."""
-        losses, record = first
-        factors = 1 + torch.tensor(self.order, device=losses.device) / len(self.order)
-        ones = record.grads(losses.sum(), retain_graph=True)
-        found = record.grads((losses * rows_of(factors.to(losses), losses)).sum())
-        right = [None if g is None else g * rows_of(factors.to(g), g) for g in ones]
-        return [[g] for g in found], [[g] for g in right]
+    def parts(self) -> Iterator[Callable[[], Sides]]:
+        """Both sides of the comparison of groups by themselves, for each part of the fast path."""
+        at_once = self.paths.at_once()
+        for i in range(0, len(self.order) - 1, at_once):
+            groups = range(i, min(i + at_once, len(self.order)))
+            if len(groups) > 1:
+                yield partial(self.together_and_alone, groups)
+
+    def together_and_alone(self, groups: Sequence[int]) -> Sides:
+        """What each of these groups finds together with the others, and what it finds by itself.
+
+        That is the inputs of all calls in the first pass, and the losses and their gradients by the
+        calls' outputs in both; in later checks, these gradients in the first pass alone. By itself
+        a group moves as in the batch, so that differences do not add up.
+        """
+        paths, model, batch = self.paths, self.paths.model, self.rows(groups)
+        decays = paths.options["weight_decay"] > 0
+        losses, record = recorded(
+            model, paths.loss_fn, batch.copy(), paths.params, len(groups), decays=decays
+        )
+        self.uses, inputs = record.uses, [site.a for site in record.sites]
+        with eager(model):
+            slopes = record.backward(losses)
+        reached = {k: g for k, g in enumerate(slopes) if g is not None}
+        s, c = record.scales(losses, **paths.options)
+        kept = [site.of_groups() for site in record.sites]
+
+        def alone(
+            one: Shifts, two: Shifts, s: Tensor, c: Tensor, kept: Any, tensors: Any
+        ) -> tuple[list[Tensor], Tensor, Tensor]:
+            group = batch.of(tensors)
+            with Inputs(record, one) as seen:
+                losses = per_example(paths.loss_fn, model, group.copy())
+            with Replay(record, s[None], c[None], kept, two):
+                return seen.inputs, losses, per_example(paths.loss_fn, model, group)
+
+        def by_group(x: Any) -> Any:
+            return tree_map(lambda t: t.unflatten(0, (len(groups), -1)), x)
+
+        def zeros(wanted: bool) -> Shifts:
+            some = reached.items() if wanted else ()
+            return {k: torch.zeros_like(g, requires_grad=True) for k, g in some}
+
+        one, two, moves = zeros(True), zeros(self.level == 2), zeros(self.level == 2)
+        tensors = by_group(leaves((batch.inputs, batch.targets)))
+        with no_sync(model), eager(model):
+            (ins, losses_1, losses_2), which = self.each(
+                alone, by_group(one), by_group(two), s, c, kept, tensors
+            )
+            with Replay(record, s, c, (), moves):
+                moved = per_example(paths.loss_fn, model, batch)
+            slopes_1, slopes_2 = slopes_of(losses_1, one), slopes_of(losses_2, two)
+            together = [*inputs, losses, moved, *reached.values(), *slopes_of(moved, moves)]
+        sides = (
+            [t[which] for t in by_group(together)],
+            [*ins, losses_1, losses_2, *(t[which] for t in by_group([*slopes_1, *slopes_2]))],
+        )
+        if [t.shape for t in sides[0]] != [t.shape for t in sides[1]]:
+            raise ValueError("other shapes")
+        found, right = ([[_number(t)] for t in side] for side in sides)
+        return found, right
+
+    def each(self, f: Callable[..., Any], *of_groups: Any) -> tuple[Any, list[int]]:
+        """f of all groups, in one pass by vmap; or of some, one by one, where it cannot do it.
+
+        Those are all at the first call, and later sqrt(G) of G, chosen at random.
+        """
+        attributes = [(vars(module), {**vars(module)}) for module in self.paths.model.modules()]
+        G = len(tree_leaves(of_groups)[0])
+        try:
+            # of fused attention, as of other functions that it warns of, vmap makes a loop
+            with warnings.catch_warnings(action="ignore"), sdpa_kernel(SDPBackend.MATH):
+                return vmap(f, randomness="same")(*of_groups), [*range(G)]
+        except Exception:  # each module may break vmap in a way of its own
+            some = G if self.level == 2 else math.isqrt(G - 1) + 1
+            which = random.Random(self.seed).sample(range(G), some)  # the same ones when repeated
+            found = [f(*tree_map(lambda t, k=k: t[k], of_groups)) for k in which]
+            return tree_map(lambda *each: torch.stack(each), *found), which
+        finally:
+            for now, before in attributes:  # a module may have kept what only vmap understands
+                now.clear()
+                now.update(before)
 
     def place(self) -> str:
         """What depends on other groups first, for the message; "" where it is not seen."""
-        whole = self.first_pass()
-        uses = whole[1].uses
-        for parts in self.squares():
-            k = self.differs_at(parts, whole)
-            if k is not None and k >= 0:
-                seen = f"what is given to {self.name(uses[k][0].base)}" if uses[k:] else "the loss"
-                return f", first in {seen}"
-        return ""
+        try:
+            k = min(k for part in self.parts() for k in self.apart(self.fine, part)[1])
+        except (RuntimeError, ValueError, Unsupported):
+            return ""
+        if k > len(self.uses):
+            return ""
+        of = [use.base for uses in self.uses[k : k + 1] for use in uses]
+        return f", first in {f'what is given to {self.name(of[0])}' if of else 'the loss'}"
 
     def name(self, base: int) -> str:
         """A parameter's name, and the class of its module."""
@@ -319,16 +355,16 @@ def _synchronize(params: Sequence[Tensor]) -> Callable[[], None]:
     return wait
 
 
-def values(first: First) -> list[Tensor]:
-    """Each layer's input and then the losses, (G, ...)."""
-    losses, record = first
-    inputs = [site.by_group(site.a) for site in record.sites]
-    each = [*inputs, losses.detach().view(record.groups, -1)]
-    return [t if t.is_floating_point() else t.double() for t in map(_real, each)]
+def slopes_of(losses: Tensor, shifts: Shifts) -> tuple[Tensor, ...]:
+    """The gradient of the summed losses by each of the shifts."""
+    if not shifts:
+        return ()
+    return torch.autograd.grad(losses.sum(), [*shifts.values()], materialize_grads=True)
 
 
-def _real(t: Tensor) -> Tensor:
-    return torch.view_as_real(t) if t.is_complex() else t
+def _number(t: Tensor) -> Tensor:
+    t = torch.view_as_real(t) if t.is_complex() else t.detach()
+    return t if t.is_floating_point() else t.double()
 
 
 def _difference(found: Tensors, right: Tensors) -> tuple[float, Tensors]:

@@ -31,11 +31,11 @@ from __future__ import annotations
 import sys
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import torch
@@ -97,24 +97,17 @@ def _part(
     first = part.copy()
     losses, record = recorded(model, loss_fn, first, params, groups, decays=weight_decay > 0)
     bytes = record.bytes
-    with _eager(model):  # checkpointed layers run again
+    with eager(model):  # checkpointed layers run again
         record.backward(losses)
-    k = weight_decay * len(part) / groups
-    norms = record.squared_norms(k)
-    require_finite(losses, norms)
-    # delta_G = s_G * (sum over the group of grad l_i + k w) / unit_G
-    s = Perturbation(rho, normalize=normalize).factor(norms.sqrt(), record.unit)
-    if not normalize:
-        s = s * (groups / len(part))
-    c = s * k
+    s, c = record.scales(losses, rho=rho, normalize=normalize, weight_decay=weight_decay)
     if weight_decay:
         _add_decay(params, record.weighted_gradients(s), weight_decay * len(part) / b, c)
 
     random_state.restore()
     after = before.now()
     before.restore()
-    with _eager(model), nullcontext() if part.last else _no_sync(model):
-        with Replay(record, s / (1 + c), c):
+    with eager(model), nullcontext() if part.last else no_sync(model):
+        with Replay(record, s, c):
             perturbed = per_example(loss_fn, model, part.again(first))
         (perturbed.sum() / b).backward()
     after.restore()
@@ -132,11 +125,11 @@ def recorded(
 ) -> tuple[Tensor, Record]:
     """The forward of the first pass: the losses, and the record of its calls."""
     record = Record(model, params, groups, len(batch), decays=decays)
-    with _no_sync(model), _eager(model), record:
+    with no_sync(model), eager(model), record:
         return per_example(loss_fn, model, batch), record
 
 
-def _no_sync(model: nn.Module) -> AbstractContextManager[None]:
+def no_sync(model: nn.Module) -> AbstractContextManager[None]:
     """A DDP model averages over ranks once, in the last pass."""
     return getattr(model, "no_sync", nullcontext)()
 
@@ -164,13 +157,17 @@ class Located(Unsupported):
 class _Intercept(TorchFunctionMode, ABC):
     """Every torch function that is given a trainable parameter is visited, or refused."""
 
-    def __init__(self, model: nn.Module, params: Sequence[Tensor], groups: int, rows: int) -> None:
+    def __init__(self, model: nn.Module, params: Sequence[Tensor]) -> None:
         super().__init__()
-        self.model, self.params, self.groups, self.rows = model, list(params), groups, rows
+        self.model, self.params = model, list(params)
         self.ids = {id(p) for p in params}
 
     @abstractmethod
     def visit(self, call: Call, rule: type[Site]) -> Tensor: ...
+
+    @abstractmethod
+    def are_positions(self, tokens: Tensor) -> bool:
+        """Whether all examples share these row numbers of a parameter."""
 
     def __torch_function__(
         self, func: Callable, kinds: Any, args: tuple = (), kwargs: dict | None = None
@@ -198,7 +195,7 @@ class _Intercept(TorchFunctionMode, ABC):
             if weights:
                 if self.among((call.input, *call.options.values())):
                     raise Unsupported(f"{_name(func)} of a parameter")
-                if rule is Lookup and are_positions(call.input, self.groups, self.rows):
+                if rule is Lookup and self.are_positions(call.input):
                     return rows_known(weights[0], lambda w: w[call.input])
                 return self.visit(call, rule)
         out = func(*args, **kwargs)
@@ -231,13 +228,18 @@ class Record(_Intercept):
     def __init__(
         self, model: nn.Module, params: Sequence[Tensor], groups: int, rows: int, *, decays: bool
     ) -> None:
-        super().__init__(model, params, groups, rows)
-        self.decays = decays
+        super().__init__(model, params)
+        self.groups, self.rows, self.decays = groups, rows, decays
         self.sites: list[Site] = []
         self.uses: list[list[Use]] = []  # of which parameters, call by call
         self.shared: dict[int, Tensor] = {}  # the parameters that are used more than once
         self.edges: list[GradientEdge] = []
         self.decay: list[_Decaying] = []  # with weight decay, call by call
+        self.positions: list[bool] = []  # what `are_positions` said
+
+    def are_positions(self, tokens: Tensor) -> bool:
+        self.positions.append(are_positions(tokens, self.groups, self.rows))
+        return self.positions[-1]
 
     def visit(self, call: Call, rule: type[Site]) -> Tensor:
         mine = [p is not None and use_of(p).base in self.ids for p in call.parameters]
@@ -289,15 +291,16 @@ class Record(_Intercept):
                 raise self.located(refusal, [p for p in self.params if id(p) in of])
         return grads[len(self.params) :]
 
-    def backward(self, losses: Tensor) -> None:
+    def backward(self, losses: Tensor) -> tuple[Tensor | None, ...]:
         """Gives each site its g, the gradient of the summed losses by the call's output."""
-        self.gradients = self.grads(losses.sum(), retain_graph=self.decays)
+        self.gradients = gradients = self.grads(losses.sum(), retain_graph=self.decays)
         self.unit = self.largest()
         for site, g in zip(self.sites, self.gradients, strict=True):
             site.receive(g, self.unit)
         if not self.decays:
             self.edges.clear()
             del self.gradients
+        return gradients
 
     def largest(self) -> Tensor:
         """The largest |entry| of each group's g, (G,), as the unit in which they are squared.
@@ -315,6 +318,17 @@ class Record(_Intercept):
             largest = [g.abs().amax(1) for g in rows] or largest
         unit = _wide(reduce(torch.maximum, largest))
         return torch.where(unit > 0, unit, 1)
+
+    def scales(
+        self, losses: Tensor, *, rho: float, normalize: bool, weight_decay: float
+    ) -> tuple[Tensor, Tensor]:
+        """(s, c) of delta_G = s_G (sum over G of grad l_i) / unit_G + c_G w, after `backward`."""
+        k = weight_decay * self.rows / self.groups
+        norms = self.squared_norms(k)
+        require_finite(losses, norms)
+        s = Perturbation(rho, normalize=normalize).factor(norms.sqrt(), self.unit)
+        s = s if normalize else s * (self.groups / self.rows)
+        return s, s * k
 
     def squared_norms(self, k: float) -> Tensor:
         """||(k w + sum over the group of grad l_i) / unit||^2 over all parameters, shape (G,)."""
@@ -380,15 +394,57 @@ class Record(_Intercept):
         return [summed.get(id(p)) for p in self.params]
 
 
-class Replay(_Intercept):
-    """The second pass: the same calls, at each group's own weights (1 + c_G)(w + s_G ...)."""
+class _Again(_Intercept):
+    """A pass after the recorded one, with the same calls; `shifts` are added to their outputs."""
 
-    def __init__(self, record: Record, s: Tensor, c: Tensor) -> None:
-        super().__init__(record.model, record.params, record.groups, record.rows)
-        self.expected = iter(zip(record.sites, record.uses, strict=True))
-        self.s, self.c = s, c if record.decays else None
+    def __init__(self, record: Record, shifts: Mapping[int, Tensor]) -> None:
+        super().__init__(record.model, record.params)
+        self.positions, self.shifts, self.calls = iter(record.positions), shifts, count()
+
+    def are_positions(self, tokens: Tensor) -> bool:
+        return next(self.positions, False)
 
     def visit(self, call: Call, rule: type[Site]) -> Tensor:
+        z, k = self.output(call, rule), next(self.calls)
+        return z + self.shifts[k] if k in self.shifts else z
+
+    @abstractmethod
+    def output(self, call: Call, rule: type[Site]) -> Tensor: ...
+
+
+class Inputs(_Again):
+    """The first pass for one group alone, of which only each call's input is kept."""
+
+    def __init__(self, record: Record, shifts: Mapping[int, Tensor]) -> None:
+        super().__init__(record, shifts)
+        self.inputs: list[Tensor] = []
+
+    def output(self, call: Call, rule: type[Site]) -> Tensor:
+        mine = [p is not None and use_of(p).base in self.ids for p in call.parameters]
+        self.inputs.append(call.input.detach())
+        return rule(call, (mine[0], mine[1]), 1).forward(call)
+
+
+class Replay(_Again):
+    """The second pass: the same calls, at each group's own weights (1 + c_G)(w + s_G ...).
+
+    alone: for one group by itself, with s and c of shape (1,), what each site keeps of it.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        s: Tensor,
+        c: Tensor,
+        alone: Sequence[dict[str, Tensor]] = (),
+        shifts: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        super().__init__(record, shifts or {})
+        sites = [*map(Site.alone, record.sites, alone)] if alone else record.sites
+        self.expected = iter(zip(sites, record.uses, strict=True))
+        self.s, self.c = s / (1 + c), c if record.decays else None
+
+    def output(self, call: Call, rule: type[Site]) -> Tensor:
         site, before = next(self.expected, (None, None))
         if site is None or before != [use_of(p) for p in self.among(call.parameters)]:
             raise Unsupported("a model that calls its layers differently in the second pass")
@@ -439,7 +495,7 @@ def _name(func: Callable) -> str:
 
 
 @contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
+def eager(model: nn.Module) -> Iterator[None]:
     """Compiled modules run uncompiled inside, so that their calls can be seen."""
     compiled = any(
         getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")

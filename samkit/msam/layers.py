@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +59,7 @@ class Site(ABC):
     """One call in the first pass, with what the second pass needs to know of it."""
 
     g: Tensor
+    held = 0  # bytes of what is kept of g
 
     def __init__(self, call: Call, moves: tuple[bool, bool], groups: int) -> None:
         self.function = call.function
@@ -135,11 +137,23 @@ class Site(ABC):
     @property
     def bytes(self) -> int:
         """What the second pass holds for this call beyond an ordinary pass; after `forward`."""
-        return self.a.nbytes
+        return self.a.nbytes + self.held
 
     def by_group(self, x: Tensor) -> Tensor:
         """(rows, ...) -> (G, rows / G, ...)."""
         return x.reshape(self.groups, -1, *x.shape[1:])
+
+    def of_groups(self) -> dict[str, Tensor]:
+        """What `perturbed` needs of each group, (G, ...)."""
+        kept = {name: getattr(self, name, None) for name in OF_GROUPS}
+        return {name: t for name, t in kept.items() if t is not None}
+
+    def alone(self, of_group: dict[str, Tensor]) -> Site:
+        """The site of one group, given what `of_groups` has of it."""
+        site = copy(self)
+        site.groups = 1
+        vars(site).update({name: t[None] for name, t in of_group.items()})
+        return site
 
 
 class Product(Site):
@@ -182,10 +196,6 @@ class Product(Site):
 
     def patches(self, call: Call) -> bool:
         return False
-
-    @property
-    def bytes(self) -> int:
-        return super().bytes + self.held
 
     def squared_norms(self) -> Tensor:
         if self.gram:
@@ -347,9 +357,10 @@ class Transposed(Conv):
 
 
 class Lookup(Site):
-    """An embedding: a product with one-hot rows, kept as (group, token) pairs and their sums."""
+    """An embedding: a product with one-hot rows, summed over each token of each group."""
 
     weight_grad: Tensor
+    sums: Tensor  # (G, rows of a group, ..., q): the sum over its token, for each place
 
     def __init__(self, call: Call, moves: tuple[bool, bool], groups: int) -> None:
         super().__init__(call, moves, groups)
@@ -359,7 +370,9 @@ class Lookup(Site):
         self.size = _given(call.weight).shape[0]
 
     def forward(self, call: Call) -> Tensor:
-        return call.function(call.input, call.weight, **call.options)
+        z = call.function(call.input, call.weight, **call.options)
+        self.held = z.nbytes
+        return z
 
     def learning(self, g: Tensor) -> Tensor:
         if self.padding_idx is None:
@@ -372,11 +385,12 @@ class Lookup(Site):
         return (self.by_group(tokens).flatten(1) + self.size * group[:, None]).flatten()
 
     def squared_norms(self) -> Tensor:
-        unique, self.inverse = self.pairs(self.a).unique(return_inverse=True)
+        unique, inverse = self.pairs(self.a).unique(return_inverse=True)
         g = self.learning(self.g).reshape(-1, self.g.shape[-1])
-        self.sums = g.new_zeros(len(unique), g.shape[1]).index_add(0, self.inverse, g)
-        self.group = torch.div(unique, self.size, rounding_mode="floor")
-        return g.new_zeros(self.groups).index_add(0, self.group, self.sums.square().sum(1))
+        sums = g.new_zeros(len(unique), g.shape[1]).index_add(0, inverse, g)
+        group = torch.div(unique, self.size, rounding_mode="floor")
+        self.sums = self.by_group(sums[inverse].view(self.g.shape))
+        return g.new_zeros(self.groups).index_add(0, group, sums.square().sum(1))
 
     def group_grads(self) -> list[Tensor]:
         g = self.learning(self.g).reshape(-1, self.g.shape[-1])
@@ -388,9 +402,9 @@ class Lookup(Site):
         if self.shared:
             rows = self.weight_grad.flatten(0, 1)[self.pairs(call.input)]
             return z + (rows.view(z.shape) * rows_of(s, z)).to(z.dtype)
-        if not torch.equal(call.input, self.a):
+        if len(self.a) == len(call.input) and not torch.equal(call.input, self.a):
             raise Unsupported("an embedding whose tokens depend on the weights")
-        return z + (self.sums * s[self.group, None])[self.inverse].view(z.shape).to(z.dtype)
+        return z + (self.sums.view(z.shape) * rows_of(s, z)).to(z.dtype)
 
 
 class Affine(Site):
@@ -749,6 +763,9 @@ BATCH_NORM = (
     "in eval mode, take m = the batch size, or pass method='loop' to normalize each group by its "
     "own statistics"
 )
+
+#: attributes of sites with a row for each group
+OF_GROUPS = ("a_rows", "g_rows", "weight_grad", "bias_grad", "sums")
 
 #: torch function that changes its first argument -> the one that does not
 IN_PLACE: dict[Callable[..., Any], Callable[..., Tensor]] = {

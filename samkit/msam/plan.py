@@ -53,7 +53,7 @@ class Plan:
         timed = self.seconds[1:]
         return bool(timed) and min(s.loop for s in timed) < min(s.fast for s in timed)
 
-    def splits(self, new_shape: bool) -> int | None:
+    def level(self, new_shape: bool) -> int | None:
         """What the next call's check looks at (see `check`); None where none is due."""
         call = self.calls + 1
         if call == 1:
@@ -69,15 +69,15 @@ class Plan:
         """
         shape = tuple(t.shape for t in leaves((batch.inputs, batch.targets)))
         paths.bytes = self.bytes.pop(shape, None)
-        splits = self.splits(new_shape=paths.bytes is None)
+        level = self.level(new_shape=paths.bytes is None)
         if len(self.seconds) >= TRIALS and self.loop_is_faster and not only_fast:
-            splits = None  # there is nothing to check
-        if splits is not None:
-            loop = check(paths, batch, m, splits=splits, seed=self.calls)
+            level = None  # there is nothing to check
+        if level is not None:
+            loop = check(paths, batch, m, level=level, seed=self.calls)
         self.calls += 1
         if paths.bytes is not None:
             keep(self.bytes, shape, paths.bytes)
-        if splits:
+        if level:
             with timed(paths.params) as fast:
                 loss = paths.run_fast(batch, m)
             self.seconds.append(Seconds(fast() / batch.size, loop / batch.size))

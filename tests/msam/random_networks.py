@@ -77,8 +77,8 @@ def deviation(s: Step, h: Tensor) -> Tensor:
     return h + (s.a(h).view(g, -1, D).var(0, correction=0) + 0.1).sqrt().repeat(g, 1)
 
 
-def branch(s: Step, h: Tensor) -> Tensor:
-    return s.a(h) if h.sum() > 0 else s.b(h)
+def branch(on: Callable[[Tensor], bool]) -> Callable[[Step, Tensor], Tensor]:
+    return lambda s, h: s.a(h) if on(h) else s.b(h)
 
 
 def pair(s: Step, h: Tensor) -> Tensor:
@@ -157,7 +157,13 @@ MIXED: dict[str, Callable[[Step, Tensor], Tensor]] = {
     "rank": lambda s, h: s.a(h) + 0.1 * h[:, :1].argsort(0).argsort(0).to(h),
     "sorted": lambda s, h: s.a(h.sort(0).values),
     "deviation": deviation,
-    "branch": branch,
+    "branch on a sum": branch(lambda h: h.sum() > 0),
+    "branch on the largest": branch(lambda h: h.max() > 1.5),
+    "branch on the first": branch(lambda h: h[0, 0] > 0),
+    "branch on the size": branch(lambda h: len(h) > 3),
+    "branch without if": lambda s, h: torch.where(h.sum() > 0, s.a(h), s.b(h)),
+    "branch to a factor": lambda s, h: s.a(h) * (2 if h.mean() > 0 else 1),
+    "branch of derivatives": lambda s, h: s.a(h) + s.b(h if h.sum() > 0 else h.detach()),
     "pair": pair,
     "first": lambda s, h: s.a(h) + 0.1 * h[:1],
     "batch attention": lambda s, h: s.a(h) + (h @ h.T).softmax(-1) @ h,
@@ -278,7 +284,7 @@ networks = st.fixed_dictionaries(
             max_size=4,
         ),
         "loss": st.sampled_from(["plain", "squares", *LOSSES]),
-        "b": st.integers(2, 12),
+        "b": st.one_of(st.integers(2, 12), st.integers(2, 12), st.sampled_from([16, 32, 48])),
         "m": st.integers(1, 5),
         "rho": st.sampled_from([0.05, 0.3, 1.0]),
         "normalize": st.booleans(),

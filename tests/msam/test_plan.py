@@ -33,11 +33,11 @@ def test_the_loop_is_taken_where_it_is_faster(fast, loop, faster):
 
 @pytest.fixture
 def checks(monkeypatch) -> list[tuple[int, int]]:
-    """(m, splits) of every check, none of which is made."""
+    """(m, level) of every check, none of which is made."""
     made = []
 
-    def check(paths, batch, m, *, splits, seed):
-        made.append((m, splits))
+    def check(paths, batch, m, *, level, seed):
+        made.append((m, level))
         paths.bytes = 1
         return 1000.0
 
@@ -218,7 +218,7 @@ def test_only_so_many_shapes_and_signatures_are_kept(checks, monkeypatch):
         msam_grad(net, losses, *lengths(net, T), rho=0.3, m=3, method="ghost")
         (plan,) = plans._PLANS[net].values()
         assert len(plan.bytes) <= 3
-    assert [splits for _, splits in checks] == [2, 1, 0, 1, 0, 0, 0, 1]  # 3 had been dropped
+    assert [level for _, level in checks] == [2, 1, 0, 1, 0, 0, 0, 1]  # 3 had been dropped
     for m in (1, 2, 3, 4, 5):
         msam_grad(net, losses, *lengths(net, 1), rho=0.3, m=m, method="ghost")
         assert len(plans._PLANS[net]) <= 3
