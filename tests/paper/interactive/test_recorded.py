@@ -27,7 +27,7 @@ def mean_and_half(values):
 
 
 def test_the_map_of_m_and_radius():
-    shown = outside.computed("role-map", {"m": 16, "rho": 0.2})["result"]
+    shown = outside.computed("role-map", {"m": 16})["result"]
     tuned = protocol.tuned_frame("mnist1d")
     for cell in shown["cells"]:
         method = f"{cell['m']}-SAM" if cell["m"] else "ERM"
@@ -42,13 +42,14 @@ def test_the_map_of_m_and_radius():
 
 
 def test_the_same_error_at_another_radius():
-    found = outside.computed("role-map", {"m": 64, "rho": 0.5})["result"]
+    found = outside.computed("role-map", {"m": 64, "radius": 1})["result"]
+    assert found["here"]["rho"] == max(c["rho"] for c in found["cells"] if c["m"] == 64)
     whole = {c["rho"]: c["tuned"] for c in found["cells"] if c["m"] == 128}
     (short, high), (long, low) = sorted(whole.items())[:2]
     assert high > found["here"]["tuned"] > low
     expected = np.interp(found["here"]["tuned"], [low, high], np.log([long, short]))
     assert np.log(found["same"]) == pytest.approx(expected, rel=1e-9)
-    assert outside.computed("role-map", {"m": 16, "rho": 0.2})["result"]["same"] is None
+    assert outside.computed("role-map", {"m": 16})["result"]["same"] is None
 
 
 @pytest.mark.parametrize(

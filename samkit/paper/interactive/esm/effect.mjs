@@ -188,6 +188,7 @@ const figure = {
   ],
   compute,
   rolls: true,
+  headline: true,
   film: (seconds) => {
     const at = Math.floor(seconds / (HOLD + MOVE));
     if (at >= STOPS.length - 1) return undefined;

@@ -13,7 +13,8 @@
 //               every millisecond or so and returns the result; the page stays in motion meanwhile
 //   draw        (state, result, width) -> {height, body}: the inside of an SVG of that width
 //   alt         (state, result) -> the picture in a sentence
-//   tell        optional (state, result) -> what one sees, in everyday words, above the picture
+//   tell        optional (state, result) -> what one sees, in everyday words
+//   headline    optional: true if these words stand above the picture, and not below the slider
 //   say         (state, result) -> [[label, text], ...]: the numbers, under "more"
 //   main        optional names of the controls directly under the picture; the first if left out.
 //               The others are under "more"
@@ -210,7 +211,7 @@ export function decode(figure, text) {
 /**
  * One control. A range has min, max, and either `steps` between them (evenly, or evenly in the
  * logarithm with log: true), or whole: true for whole numbers; or `stops`, the values themselves
- * from left to right. show: (value) -> text. A choice has options.
+ * from left to right. show: (value, state) -> text. A choice has options.
  */
 function control(c, id, changed) {
   const row = element("div", { class: "samkit-control" });
@@ -237,10 +238,10 @@ function control(c, id, changed) {
   return {
     row,
     input,
-    show: (value) => {
+    show: (value, state) => {
       input.value = Math.round(place(value));
-      output.textContent = text(value);
-      input.setAttribute("aria-valuetext", text(value));
+      output.textContent = text(value, state);
+      input.setAttribute("aria-valuetext", text(value, state));
     },
   };
 }
@@ -312,9 +313,8 @@ export const mount = (figure) => ({
     more.append(summary, panel, numbers, foot);
     const spoken = element("div", { class: "samkit-spoken", role: "status" });
     root.append(element("p", { class: "samkit-title" }, figure.title));
-    // a film's words stand above it; others below the slider, which stays where it is under the hand
-    if (figure.rolls) root.append(words);
-    root.append(view, main, buttons, ...(figure.tell && !figure.rolls ? [words] : []), more, spoken);
+    if (figure.headline) root.append(words);
+    root.append(view, main, buttons, ...(figure.tell && !figure.headline ? [words] : []), more, spoken);
     el.replaceChildren(root);
 
     let slider; // of the first control
@@ -328,7 +328,7 @@ export const mount = (figure) => ({
         });
         (first.includes(c.name) ? main : panel).append(made.row);
         if (c.name === first[0]) slider = made.input;
-        return (at = state) => made.show(c.get ? c.get(at) : at[c.name]);
+        return (at = state) => made.show(c.get ? c.get(at) : at[c.name], at);
       });
     const button = (text, action, row = buttons) => {
       const made = element("button", { type: "button" }, text);

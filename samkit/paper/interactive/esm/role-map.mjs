@@ -14,7 +14,6 @@ function judged(errors) {
 }
 
 const CELLS = runs.map(({ m, rho, tuned, errors }) => ({ m, rho, tuned, judged: errors ? judged(errors) : null }));
-const RADII = [...new Set(CELLS.map((cell) => cell.rho))].filter((rho) => rho).sort((a, b) => a - b);
 const ERM = CELLS.filter((cell) => cell.m === 0).find((cell) => cell.judged);
 const ofSize = (m) => CELLS.filter((cell) => cell.m === m).sort((a, b) => a.rho - b.rho);
 const chosen = (m) => ofSize(m).find((cell) => cell.judged);
@@ -32,10 +31,10 @@ function sameRadius(error) {
   return null;
 }
 
-export function compute({ m, rho }) {
+/** The cell of m at the radius it chose, or at the next one that was tried (-1: shorter, 1: longer). */
+export function compute({ m, radius }) {
   const own = ofSize(m);
-  // of the radii that were run, the nearest
-  const here = own.reduce((a, b) => (Math.abs(Math.log(b.rho / rho)) < Math.abs(Math.log(a.rho / rho)) ? b : a));
+  const here = own[own.indexOf(chosen(m)) + radius];
   return {
     cells: CELLS,
     here,
@@ -45,68 +44,72 @@ export function compute({ m, rho }) {
   };
 }
 
-const colorOf = (m) => COLORS[m === 1 ? "1-SAM" : "m-SAM"];
-const layout = (width) => ({ left: 44, top: 30, right: width - 92, bottom: 30 + (width > 540 ? 240 : 220) });
+const colorOf = (m) => COLORS[m === BATCH ? "n-SAM" : m === 1 ? "1-SAM" : "m-SAM"];
+const layout = (width) => ({ left: 44, top: 28, right: width - 68, bottom: 28 + (width > 540 ? 210 : 200) });
 const TOP = 36; // percent, what is above is drawn there
+const BESIDE = { 4: [8, 4], 16: [8, 0], 64: [7, 13] }; // of the label, from the end of the curve
 
 const figure = {
   name: "role-map",
   title: "A small group, or a longer radius?",
   controls: [
     { name: "m", label: "m: how many examples share a step uphill", kind: "range", stops: STOPS, value: 16, show: (m) => `m = ${m}` },
-    { name: "rho", label: "radius ρ", kind: "range", stops: RADII, value: 0.2, show: (rho) => num(rho) },
+    {
+      name: "radius", label: "radius ρ: the chosen one, or the next", kind: "range", stops: [-1, 0, 1], value: 0,
+      show: (_, state) => `ρ = ${num(compute(state).here.rho)}`,
+    },
   ],
-  main: ["m", "rho"],
-  presets: STOPS.map((m) => ({ label: `m = ${m} at its best`, state: { m, rho: chosen(m).rho } })),
+  main: ["m", "radius"],
+  presets: [
+    { label: "The whole batch", state: { m: BATCH } },
+    { label: "Groups of 4", state: { m: 4 } },
+    { label: "Groups of 4, too long a radius", state: { m: 4, radius: 1 } },
+  ],
   compute,
+  headline: true,
   accent: (state) => colorOf(state.m),
   draw(state, result, width) {
     const box = layout(width);
     const plane = axes(
       box,
-      { range: [0.025, 0.7], log: true, ticks: [0.03, 0.1, 0.2, 0.3, 0.6], label: "radius ρ" },
-      { range: [21, TOP], label: "error, %" },
+      { range: [0.025, 0.7], log: true, ticks: [0.03, 0.1, 0.2, 0.3, 0.6], label: "radius ρ: how long the step uphill is" },
+      { range: [21, TOP], label: "error on MNIST-1D, %" },
     );
     let body = plane.body;
     const y = (error) => plane.y(Math.min(100 * error, TOP));
     body += path([[box.left, y(result.erm.judged.mean)], [box.right, y(result.erm.judged.mean)]], { stroke: COLORS.ERM, "stroke-width": 3 });
     body += label(box.right + 6, y(result.erm.judged.mean) + 4, "ERM", { "font-size": 12 });
+    const level = y(result.here.tuned);
+    body += path([[box.left, level], [box.right, level]], { stroke: "currentColor", "stroke-dasharray": "3 3", "stroke-width": 1.5 });
     for (const m of STOPS) {
       const now = m === state.m;
+      const opacity = now ? 1 : m === BATCH ? 0.8 : 0.25; // the others stay behind these two
       const cells = ofSize(m);
-      const look = { stroke: colorOf(m), "stroke-width": now ? 3 : 1.2, "stroke-opacity": now ? 1 : 0.55 };
-      body += path(cells.map((cell) => [plane.x(cell.rho), y(cell.tuned)]), look);
+      body += path(cells.map((cell) => [plane.x(cell.rho), y(cell.tuned)]), { stroke: colorOf(m), "stroke-width": opacity > 0.5 ? 3 : 1.5, "stroke-opacity": opacity });
       for (const cell of cells) {
         const x = plane.x(cell.rho);
-        body += tag("circle", { cx: x, cy: y(cell.tuned), r: now ? 4 : 2.5, fill: colorOf(m), "fill-opacity": now ? 1 : 0.55 });
+        body += tag("circle", { cx: x, cy: y(cell.tuned), r: now ? 4 : 2.5, fill: colorOf(m), "fill-opacity": opacity });
         if (!cell.judged) continue;
         const { mean, half } = cell.judged;
-        body += path([[x, y(mean - half)], [x, y(mean + half)]], { stroke: colorOf(m), "stroke-width": now ? 3 : 1.5 });
-        body += tag("rect", { x: x - 5, y: y(mean) - 5, width: 10, height: 10, fill: colorOf(m), "fill-opacity": now ? 1 : 0.7 });
+        body += path([[x, y(mean - half)], [x, y(mean + half)]], { stroke: colorOf(m), "stroke-width": now ? 3 : 1.5, "stroke-opacity": opacity });
+        body += tag("rect", { x: x - 5, y: y(mean) - 5, width: 10, height: 10, fill: colorOf(m), "fill-opacity": opacity });
       }
       const last = cells.at(-1);
-      body += label(plane.x(last.rho) + 7, y(last.tuned) + 4, `m = ${m}`, { "font-size": 12, "font-weight": now ? "bold" : "" });
+      const [dx, dy] = BESIDE[m] ?? [8, 4];
+      body += label(plane.x(last.rho) + dx, y(last.tuned) + dy, `m = ${m}`, { "font-size": 12, "font-weight": now ? "bold" : "" });
     }
-    const [hx, hy] = [plane.x(result.here.rho), y(result.here.tuned)];
-    body += tag("circle", { cx: hx, cy: hy, r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2 });
-    if (result.same) {
-      const sx = plane.x(result.same);
-      body += path([[hx, hy], [sx, hy]], { stroke: "currentColor", "stroke-dasharray": "3 3", "stroke-width": 1.5 });
-      body += tag("circle", { cx: sx, cy: hy, r: 5, fill: "none", stroke: "currentColor", "stroke-width": 1.5 });
-    }
+    body += tag("circle", { cx: plane.x(result.here.rho), cy: level, r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2 });
+    if (result.same) body += tag("circle", { cx: plane.x(result.same), cy: level, r: 6, fill: "none", stroke: "currentColor", "stroke-width": 1.5 });
     return { height: box.bottom + 40, body };
   },
-  tell: (state, result) => {
-    const { here, same } = result;
-    const nearest = here.rho === state.rho ? "" : " (the nearest that was tried)";
-    const start = `m = ${here.m} at radius ${num(here.rho)}${nearest}: ${share(here.tuned)} of error while tuning.`;
-    const ten = here.judged ? ` Ten new seeds judge: ${percent(here)}.` : "";
-    if (here.m === BATCH) return `${start}${ten} That is the whole batch, one step uphill for all.`;
-    if (same) return `${start}${ten} One step for the whole batch has the same error at a radius of about ${num(same, 2)}.`;
+  tell: (state, { here, same }) => {
+    const ten = here.judged ? `, and ${percent(here)} on ten new seeds` : "";
+    const who = here.m === BATCH ? "The whole batch" : here.m === 1 ? "Single examples" : `Groups of ${here.m}`;
+    const start = `${who} at radius ${num(here.rho)}: ${share(here.tuned)} of error while tuning${ten}.`;
+    if (here.m === BATCH) return start;
+    if (same) return `${start} The whole batch has the same error at a radius of about ${num(same, 2)}.`;
     const least = Math.min(...ofSize(BATCH).map((cell) => cell.tuned));
-    return here.tuned < least
-      ? `${start}${ten} No radius brings the whole batch so low.`
-      : `${start}${ten} That is more than the whole batch has at any radius that was tried.`;
+    return `${start} The whole batch ${here.tuned < least ? "gets so low at no radius" : "is better at every radius that was tried"}.`;
   },
   alt: (state, result) =>
     `Error over the radius for m = ${STOPS.join(", ")}. Judged at the best radius of each: ` +
