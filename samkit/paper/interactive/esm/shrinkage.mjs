@@ -60,7 +60,8 @@ const figure = {
       const ends = side ? [edge, box.right] : [box.left, edge];
       body += path(ends.map((x) => [x, plane.y(value)]), { stroke: "currentColor", "stroke-dasharray": "4 4", "stroke-width": 1.5 });
     });
-    body += label(box.left - 30, box.top - 28, "shaded: the support, where the truth is not 0; dashed: means");
+    const shaded = width > 540 ? "shaded: the support, where the truth is not 0" : "shaded: the support";
+    body += label(box.left - 30, box.top - 28, `${shaded}; dashed: means`);
     return { height: box.bottom + 40, body };
   },
   tell: (state, result) => {
