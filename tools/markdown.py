@@ -172,7 +172,9 @@ class Writer:
 
     def row(self, id_: str) -> str:
         claim, report = claims.find(id_), self.reports.get(id_)
-        here = f"{report['measured']}; required {claim.criterion}" if report else "not measured"
+        here = "not measured"
+        if report:
+            here = f"{claim.quantity}: {report['measured']}; required {claim.criterion}"
         verdict = claim.in_words(report["verdict"] if report else claim.unchecked_verdict)
         said = f"{self.inline(claim.statement)} {self.link(id_)}".replace("|", r"\|")
         return f"| {said} | {here} | **{verdict}** |"

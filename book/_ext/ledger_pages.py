@@ -244,7 +244,8 @@ class ClaimsDirective(Row):
             report = found.get(claim.id)
             here = [nodes.Text("not yet")]
             if report:
-                here = [nodes.Text(f"{plain(report)}; "), nodes.Text(f"required: {plain(claim)}")]
+                said = f"{claim.quantity}: {plain(report)}; required: {plain(claim)}"
+                here = [nodes.Text(said)]
             elif claim.out_of_scope:
                 here = self.text(claim.out_of_scope)
             lines.append(

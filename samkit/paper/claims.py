@@ -69,15 +69,15 @@ class Claim:
 
     ``kind`` is theorem, figure, experiment or statement; ``evidence`` is proved, measured or both,
     and ``proof`` the label of what is proved, with its proof folded below it, in a chapter (empty
-    for a row that is only measured). A theorem has a proof. ``sense`` and ``tolerance`` say what
-    the measured number must be ("at most" 1e-6); ``reason`` says why that tolerance. A row without
-    a tolerance is NOT YET checked, or OUT OF SCOPE if ``out_of_scope`` gives a reason. A row that
-    is known to miss says why in ``known_miss``: then FAIL is the expected verdict and PASS is the
-    surprise that stops the build. ``needs`` lists the ids of the rows that this one rests on: what
-    its proof uses, or the theorem that a figure shows. ``records`` names the files of results/ that
-    the check reads. ``published`` is the number that the authors published, if there is one, and
-    ``published_how`` how it is known: an output stored in their notebooks, or read off a plot, with
-    what that leaves open.
+    for a row that is only measured). A theorem has a proof. ``check`` begins with what the measured
+    number is, up to the first comma; ``sense`` and ``tolerance`` say what it must be ("at most"
+    1e-6); ``reason`` says why that tolerance. A row without a tolerance is NOT YET checked, or OUT
+    OF SCOPE if ``out_of_scope`` gives a reason. A row that is known to miss says why in
+    ``known_miss``: then FAIL is the expected verdict and PASS is the surprise that stops the build.
+    ``needs`` lists the ids of the rows that this one rests on: what its proof uses, or the theorem
+    that a figure shows. ``records`` names the files of results/ that the check reads. ``published``
+    is the number that the authors published, if there is one, and ``published_how`` how it is
+    known: an output stored in their notebooks, or read off a plot, with what that leaves open.
     """
 
     id: str
@@ -139,6 +139,13 @@ class Claim:
     def criterion(self) -> str:
         """The tolerance in words, as in "at most 1e-06"."""
         return "" if self.tolerance is None else f"{self.sense} {self.tolerance:g}"
+
+    @property
+    def quantity(self) -> str:
+        """What the measured number is a number of: the words with which the check begins."""
+        words = self.check.removeprefix("Proof, and ").removeprefix("Proof; ")
+        begins = re.split(r"[,;:] | \(|\.(?: |$)", words, maxsplit=1)[0]
+        return begins[0].upper() + begins[1:]
 
     @property
     def unchecked_verdict(self) -> Verdict:

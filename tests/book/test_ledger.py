@@ -49,6 +49,15 @@ def test_every_proof_that_a_row_names_unfolds_below_its_statement():
     assert proofs <= folded, proofs - folded
 
 
+def test_a_check_begins_with_what_its_number_is_of():
+    rows = claims.ledger()
+    assert rows["diagonal.sparser.1-sam"].quantity == "Logarithm of the ratio of the two l1 norms"
+    assert rows["theorem.normalized"].quantity.startswith("The largest distance of the mean of 500")
+    with_number = [row for row in rows.values() if row.tolerance is not None]
+    assert not [row.id for row in with_number if len(row.quantity.split()) < 3]
+    assert not [row.id for row in with_number if row.quantity.startswith(("As ", "Proof"))]
+
+
 def test_every_row_has_a_numbered_chapter():
     for claim in claims.ledger().values():
         assert re.fullmatch(r"\d\d-[a-z0-9-]+", claim.chapter), claim.id
