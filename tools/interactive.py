@@ -175,6 +175,24 @@ def effect_data() -> str:
     return _data_module(runs, "esm/every-m.mjs")
 
 
+def price_data() -> str:
+    """Costs of a step of m-SAM in steps of SGD, from benchmarks/bench_msam.py."""
+    from samkit.paper import records
+
+    networks = {
+        "MLP on a CPU": "mlp",
+        "small ResNet on a CPU": "resnet",
+        "MLP on a GPU": "mlp, cuda",
+        "ResNet-18 on a GPU": "resnet18, cuda",
+    }
+    runs = []
+    for words, net in networks.items():
+        for row in records.load("bench_msam")[net]["rows"]:
+            costs = {way: round(row[f"{way} / sgd"], 3) for way in ("loop", "ghost", "auto")}
+            runs.append({"network": words, "m": row["m"], **costs})
+    return _data_module(runs, "the record of benchmarks/bench_msam.py")
+
+
 def _data_module(runs: Sequence[Mapping[str, Any]], source: str) -> str:
     lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)
     return DATA.format(source=source, body=f"export const runs = [\n{lines},\n];\n")
@@ -185,6 +203,7 @@ RECORDED = {
     "role-data": role_data,
     "labels-data": labels_data,
     "gain-data": gain_data,
+    "price-data": price_data,
     "effect-data": effect_data,
 }
 

@@ -20,6 +20,7 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 ``relu-network``     a ReLU network on twelve points trains: gradient descent beside SAM
 ``switch-on``        recorded runs: SAM switched on, or off, at an epoch of training
 ``family``           a valley of two weights: where each member of SAM's family goes in it
+``price``            recorded costs of a step of m-SAM over m, by the loop and by the fast way
 ``gain``             what each m gains over plain training: predicted in two parts, and measured
 ===================  ==========================================================================
 
@@ -54,6 +55,7 @@ NAMES = (
     "convergence",
     "relu-network",
     "switch-on",
+    "price",
     "family",
     "gain",
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from samkit.paper import protocol
+from samkit.paper import protocol, records
 from samkit.paper.experiments import frame
 from tools import interactive as outside
 
@@ -69,3 +69,14 @@ def test_right_and_wrong_labels(noise, name):
             assert shown[method][part] == pytest.approx(expected, abs=0.5e-4 + 1e-9)
         expected = np.mean([history["validation_error"] for history in histories], axis=0)
         assert shown[method]["validation"] == pytest.approx(expected, abs=0.5e-4 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "network, net", [("MLP on a CPU", "mlp"), ("ResNet-18 on a GPU", "resnet18, cuda")]
+)
+def test_the_price_of_a_step(network, net):
+    rows = {row["m"]: row for row in records.load("bench_msam")[net]["rows"]}
+    for m in (1, 128):
+        shown = outside.computed("price", {"network": network, "m": m})["result"]["here"]
+        for way in ("loop", "ghost", "auto"):
+            assert shown[way] == pytest.approx(rows[m][f"{way} / sgd"], abs=5e-4)
