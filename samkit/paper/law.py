@@ -90,33 +90,37 @@ def gain(problems: list[SparseRegression], *, rho: float = 0.05, init: float = 0
 
 
 def gain_picture(found: Gain) -> figures.Picture:
-    """Dots: measured, the mean over problems with its standard error. Line: the law."""
+    """Dots: measured, the geometric mean over problems with its standard error. Line: the law."""
     figure, axis = figures.subplots(figsize=(7.2, 3.4))
-    axis.axhline(0, **figures.line("ERM", label=None, linewidth=2))
+    axis.axhline(1, **figures.line("ERM", label=None, linewidth=2))
     every = np.arange(1, found.law.shape[1] + 1)
-    predicted = found.law.mean(0)
-    axis.plot(every, predicted, color=figures.INK, lw=1.5, label="predicted from ERM's path")
+    predicted = 10 ** found.law.mean(0)
+    axis.plot(every, predicted, color=figures.INK, lw=1.5, label="predicted from plain training")
+    mean = found.measured.mean(0)
     spread = found.measured.std(0, ddof=1) / np.sqrt(len(found.measured))
     axis.errorbar(
         found.sizes,
-        found.measured.mean(0),
-        spread,
+        10**mean,
+        [10**mean - 10 ** (mean - spread), 10 ** (mean + spread) - 10**mean],
         fmt="o",
         color=figures.COLORS["m-SAM"],
         capsize=3,
         label="measured, SAM was run",
     )
     ticks = [int(m) for m in found.sizes]
-    axis.set(xscale="log", xlabel="$m$", ylabel=r"$\log_{10}$ squared error over ERM's")
+    axis.set(xscale="log", yscale="log", xlabel="$m$", ylabel="squared error / plain training's")
     axis.set_xticks(ticks, [str(m) for m in ticks])
+    levels = np.arange(0.5, 1.21, 0.1)
+    levels = levels[(levels > axis.get_ylim()[0]) & (levels < axis.get_ylim()[1])]
+    axis.set_yticks(levels, [f"{level:.1f}" for level in levels])
     axis.minorticks_off()
     axis.legend(loc="lower right")
     pairs = ", ".join(
-        f"{value:+.3f} and {predicted[m - 1]:+.3f} at m = {m}"
-        for m, value in zip(ticks, found.measured.mean(0), strict=True)
+        f"{value:.2f} and {predicted[m - 1]:.2f} at m = {m}"
+        for m, value in zip(ticks, 10**mean, strict=True)
     )
     return figures.show(
         figure,
-        alt=f"Logarithm of m-SAM's squared error over that of gradient flow against m, measured "
-        f"and predicted: {pairs}. Below zero SAM gains.",
+        alt=f"m-SAM's squared error over that of gradient flow against m, measured and predicted: "
+        f"{pairs}. Below one SAM gains.",
     )

@@ -21,8 +21,8 @@ export function compute({ data }) {
 }
 
 const methodOf = (m) => (m === N ? "n-SAM" : m === 1 ? "1-SAM" : "m-SAM");
-const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(3)}`;
 const times = (log) => (10 ** log).toFixed(2);
+const percent = (log) => `${Math.round(100 * Math.abs(10 ** log - 1))} % ${log < 0 ? "lower" : "higher"}`;
 const measuredAt = (m, result) => result.measured.find((found) => found.m === m);
 
 function layout(width) {
@@ -56,16 +56,17 @@ const figure = {
     const plane = axes(
       plot,
       { range: [0.9, 22], log: true, ticks: [1, 2, 5, 10, 20], label: "m" },
-      { range: [-0.26, 0.08], ticks: [-0.2, -0.1, 0], label: "log₁₀ of the squared error over ERM’s" },
+      { range: [0.55, 1.2], log: true, ticks: [0.6, 0.7, 0.8, 0.9, 1, 1.1], label: "squared error relative to plain training (log)" },
     );
+    const y = (log) => plane.y(10 ** log);
     let body = plane.body;
-    body += path([[plot.left, plane.y(0)], [plot.right, plane.y(0)]], { stroke: COLORS.ERM, "stroke-width": 3 });
-    body += path(result.law.map((value, i) => [plane.x(i + 1), plane.y(value)]), { stroke: "currentColor" });
+    body += path([[plot.left, y(0)], [plot.right, y(0)]], { stroke: COLORS.ERM, "stroke-width": 3 });
+    body += path(result.law.map((value, i) => [plane.x(i + 1), y(value)]), { stroke: "currentColor" });
     for (const { m, gain, error } of result.measured) {
-      body += path([[plane.x(m), plane.y(gain - error)], [plane.x(m), plane.y(gain + error)]], { stroke: COLORS[methodOf(m)] });
-      body += tag("circle", { cx: plane.x(m), cy: plane.y(gain), r: 4.5, fill: COLORS[methodOf(m)] });
+      body += path([[plane.x(m), y(gain - error)], [plane.x(m), y(gain + error)]], { stroke: COLORS[methodOf(m)] });
+      body += tag("circle", { cx: plane.x(m), cy: y(gain), r: 4.5, fill: COLORS[methodOf(m)] });
     }
-    body += tag("circle", { cx: plane.x(state.m), cy: plane.y(result.law[k]), r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2 });
+    body += tag("circle", { cx: plane.x(state.m), cy: y(result.law[k]), r: 9, fill: "none", stroke: "currentColor", "stroke-width": 2 });
     body += label(plot.right - 8, plot.bottom - 26, "line: predicted", { "font-size": 12, "text-anchor": "end" });
     body += label(plot.right - 8, plot.bottom - 10, "dots: measured", { "font-size": 12, "text-anchor": "end" });
 
@@ -73,17 +74,17 @@ const figure = {
     const middle = (bars.left + bars.right) / 2;
     const x = (value) => middle + (value / most) * (bars.right - middle);
     const rows = [
-      ["off the support α shrinks: a gain", result.off[k], color, 1],
-      ["on the support α shrinks: a loss", result.on[k], color, 0.45],
+      ["α shrinks where the truth is 0: a gain", result.off[k], color, 1],
+      ["α shrinks where it is not 0: a loss", result.on[k], color, 0.45],
       ["together: predicted", result.law[k], "currentColor", 1],
     ];
     rows.forEach(([name, value, fill, opacity], row) => {
-      const y = bars.top + ROW * row;
-      body += label(bars.left, y + 8, name, { "font-size": 12 });
-      body += tag("rect", { x: Math.min(middle, x(value)), y: y + 16, width: Math.abs(x(value) - middle), height: 18, fill, "fill-opacity": opacity });
-      body += path([[middle, y + 13], [middle, y + 37]], line("ERM"));
+      const top = bars.top + ROW * row;
+      body += label(bars.left, top + 8, name, { "font-size": 12 });
+      body += tag("rect", { x: Math.min(middle, x(value)), y: top + 16, width: Math.abs(x(value) - middle), height: 18, fill, "fill-opacity": opacity });
+      body += path([[middle, top + 13], [middle, top + 37]], line("ERM"));
       const left = value > 0; // the number stands on the side where no bar is
-      body += label(middle + (left ? -6 : 6), y + 30, signed(value), { "font-size": 12, "text-anchor": left ? "end" : "start" });
+      body += label(middle + (left ? -6 : 6), top + 30, `× ${times(value)}`, { "font-size": 12, "text-anchor": left ? "end" : "start" });
     });
     return { height: Math.max(plot.bottom + 40, bars.top + ROW * rows.length), body };
   },
@@ -91,20 +92,20 @@ const figure = {
     const predicted = result.law[state.m - 1];
     const found = measuredAt(state.m, result);
     const who = state.m === N ? "All twenty examples share a step" : state.m === 1 ? "Each example takes its own step" : `Groups of ${state.m} share a step`;
-    const ran = found ? `; it is ${times(found.gain)} times` : "";
+    const ran = found ? `, and is ${percent(found.gain)}` : "";
     return (
-      `${who}: the squared error is predicted to be ${times(predicted)} times that of plain training${ran}. ` +
-      `The shrinkage of α off the support makes it ${times(result.off[state.m - 1])} times, that on the support ${times(result.on[state.m - 1])} times.`
+      `${who}: the squared error is predicted to be ${percent(predicted)} than that of plain training${ran}. ` +
+      `That α shrinks where the truth is 0 makes it ${times(result.off[state.m - 1])} times as large; that it shrinks elsewhere, ${times(result.on[state.m - 1])} times.`
     );
   },
   alt: (state, result) =>
-    `The logarithm of m-SAM’s squared error over that of plain training for m = 1 to 20, predicted, and measured for m = ` +
-    `${result.measured.map(({ m, gain }) => `${m} (${signed(gain)})`).join(", ")}. At m = ${state.m} the prediction is ${signed(result.law[state.m - 1])}.`,
+    `m-SAM’s squared error over that of plain training for m = 1 to 20, predicted, and measured for m = ` +
+    `${result.measured.map(({ m, gain }) => `${m} (${times(gain)})`).join(", ")}. At m = ${state.m} the prediction is ${times(result.law[state.m - 1])}.`,
   say: (state, result) => [
-    ["predicted", signed(result.law[state.m - 1])],
-    ["of it off the support", signed(result.off[state.m - 1])],
-    ["of it on the support", signed(result.on[state.m - 1])],
-    ["measured", measuredAt(state.m, result) ? signed(measuredAt(state.m, result).gain) : "not run: m does not divide 20"],
+    ["predicted, times plain training’s error", times(result.law[state.m - 1])],
+    ["of it where the truth is 0", times(result.off[state.m - 1])],
+    ["of it where the truth is not 0", times(result.on[state.m - 1])],
+    ["measured", measuredAt(state.m, result) ? times(measuredAt(state.m, result).gain) : "not run: m does not divide 20"],
   ],
 };
 
