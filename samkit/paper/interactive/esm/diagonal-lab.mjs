@@ -152,16 +152,16 @@ function claims(state, { values, runs, method }) {
   const end = (run) => num(run.test.at(-1), 2);
   const died = runs[method].alpha.some((value) => !(value > 0));
   return [
-    ["fitted", "The data are fitted", `training loss ${num(values.fitted, 2)}`],
+    ["fitted", "Hypothesis: the data are fitted", `training loss ${num(values.fitted, 2)}`],
     [
       "identity",
-      "α = a₀/√2 · exp(−∫ B)",
+      "Conclusion: α = a₀/√2 · exp(−∫ B)",
       died ? "lost in rounding" : `off by ${percent(values.identity)}, finite steps allowed for`,
     ],
-    ["kkt", "Least entropy for this α", died ? "lost in rounding" : `off by ${percent(values.kkt)}`],
-    ["alpha", "α below ERM’s everywhere", `largest ratio ${num(values.alpha)}`],
-    ["sparser", "Sparser than ERM", `Σ|β| ${num(runs[method].l1, 4)}, ERM ${num(runs.ERM.l1, 4)}`],
-    ["test", "Better on test data", `${end(runs[method])}, ERM ${end(runs.ERM)}`],
+    ["kkt", "Conclusion: least entropy for this α", died ? "lost in rounding" : `off by ${percent(values.kkt)}`],
+    ["alpha", "Hope: α below ERM’s everywhere", `largest ratio ${num(values.alpha)}`],
+    ["sparser", "Hope: sparser than ERM", `${runs[method].l1 < 1e-9 ? "β = 0" : `Σ|β| ${num(runs[method].l1, 4)}`}, ERM ${num(runs.ERM.l1, 4)}`],
+    ["test", "Hope: better on test data", `${end(runs[method])}, ERM ${end(runs.ERM)}`],
   ];
 }
 
@@ -270,7 +270,7 @@ const sign = (met, x, y) =>
   (met ? "" : path([[x, y - 10], [x + 10, y]], { stroke: "currentColor" }));
 
 function list(left, top, width, state, result) {
-  const wide = width > 540;
+  const wide = width > 620;
   const tall = wide ? 24 : 42;
   let body = "";
   claims(state, result).forEach(([key, claim, measured], k) => {
@@ -282,8 +282,8 @@ function list(left, top, width, state, result) {
     const look = { "font-weight": met ? "" : "bold" };
     body += sign(met, left + 6, y + 16);
     body += label(left + 24, y + 16, met ? "met" : "not met", look);
-    body += label(left + 82, y + 16, claim, look);
-    body += wide ? label(left + 300, y + 16, measured, look) : label(left + 82, y + 33, measured, look);
+    body += label(left + 90, y + 16, claim, look);
+    body += wide ? label(left + 350, y + 16, measured, look) : label(left + 90, y + 33, measured, look);
   });
   return { body, height: claims(state, result).length * tall };
 }
@@ -308,7 +308,7 @@ const figure = {
   name: "diagonal-lab",
   title: "The diagonal-network lab: which solution, and does the theorem hold?",
   controls: [
-    { name: "m", label: "m, the size of a group", kind: "range", whole: true, min: 1, max: D, value: 1 },
+    { name: "m", label: "m, the size of a group, at most n", kind: "range", whole: true, min: 1, max: D, value: 1 },
     { name: "rho", label: "radius ρ", kind: "range", min: 0, max: 1, steps: 100, value: 0.14 },
     { name: "init", label: "start, u = a₀", kind: "range", log: true, min: 0.003, max: 1, steps: 100, value: 0.03 },
     { name: "stepSize", label: "step size γ", kind: "range", log: true, min: 0.01, max: 0.5, steps: 100, value: 1 / 6 },
@@ -332,6 +332,7 @@ const figure = {
   ],
   compute,
   slices,
+  accent: (state, result) => line(result.method).stroke,
   draw(state, result, width) {
     const wide = width > 540;
     const top = legend(width, result);
