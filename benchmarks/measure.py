@@ -6,13 +6,19 @@ import platform
 import random
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from samkit.paper.records import hardware
 
@@ -55,6 +61,50 @@ def interleaved(
                 if turn >= 0:
                     times[name].append(perf_counter() - start)
     return {name: median(t) for name, t in times.items()}
+
+
+class Work(TorchDispatchMode):
+    """Counts what is done inside, by torch's own functions and in backward; needs no clock.
+
+    multiplications: of products, as `torch.utils.flop_counter` has them (nothing for attention in
+    one kernel on a CPU). bytes: read and written, views aside. calls: of functions that make no
+    view. peak: the most bytes at a time in memory that was not there before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiplications = self.bytes = self.calls = self.now = self.peak = 0
+        self.known: dict[int, int] = {}  # bytes of each storage, 0 of those from before
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given, made = (
+            [t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in ((args, kwargs), out)
+        )
+        for t in given:
+            self.known.setdefault(t.untyped_storage()._cdata, 0)
+        for t in made:
+            self.see(t.untyped_storage())
+        returns = [r.alias_info for r in func._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in returns):
+            self.calls += 1
+            self.bytes += sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in given + made)
+            if count := flop_registry.get(func._overloadpacket):
+                self.multiplications += count(*args, **(kwargs or {}), out_val=out) // 2
+        return out
+
+    def see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self.known:
+            self.known[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.gone, key)
+
+    def gone(self, key: int) -> None:
+        self.now -= self.known.pop(key, 0)
 
 
 _PEAK = """

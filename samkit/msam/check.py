@@ -228,7 +228,7 @@ class _Check:
         )
         self.uses, inputs = record.uses, [site.a for site in record.sites]
         with eager(model):
-            slopes = record.backward(losses)
+            slopes = record.backward(losses, keep=True)
         reached = {k: g for k, g in enumerate(slopes) if g is not None}
         s, c = record.scales(losses, **paths.options)
         kept = [site.of_groups() for site in record.sites]

@@ -291,16 +291,22 @@ class Record(_Intercept):
                 raise self.located(refusal, [p for p in self.params if id(p) in of])
         return grads[len(self.params) :]
 
-    def backward(self, losses: Tensor) -> tuple[Tensor | None, ...]:
-        """Gives each site its g, the gradient of the summed losses by the call's output."""
-        self.gradients = gradients = self.grads(losses.sum(), retain_graph=self.decays)
+    def backward(self, losses: Tensor, keep: bool = False) -> list[Tensor | None]:
+        """Gives each site its g, the gradient of the summed losses by the call's output.
+
+        Returns them if they are to be kept, else an empty list.
+        """
+        self.gradients = list(self.grads(losses.sum(), retain_graph=self.decays))
+        kept = list(self.gradients) if keep else []
         self.unit = self.largest()
-        for site, g in zip(self.sites, self.gradients, strict=True):
-            site.receive(g, self.unit)
+        for k, site in enumerate(self.sites):
+            site.receive(self.gradients[k], self.unit)
+            if not self.decays:  # nobody needs it any more, and it is large
+                self.gradients[k] = None
         if not self.decays:
             self.edges.clear()
             del self.gradients
-        return gradients
+        return kept
 
     def largest(self) -> Tensor:
         """The largest |entry| of each group's g, (G,), as the unit in which they are squared.
