@@ -3,9 +3,9 @@
     python -m benchmarks.bench_growth [batch] [width] [length] [--seconds 5]
 
 SGD, SAM, and m-SAM with m = 1 and 8 on the fast path take turns, on an MLP and a small GPT. Each
-row gets about so many seconds. Beside the medians of the time it has what a step multiplies by
-`samkit.msam.price`, and what was counted once: bytes read and written, calls of torch, and the most
-bytes held at a time. Writes results/bench_growth.json.
+row gets about so many seconds. Beside medians of processor time, in one thread, it has what
+`samkit.msam.price` says that a step multiplies and holds, and what was counted once: bytes read and
+written, calls of torch, the most bytes held at a time. Writes results/bench_growth.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable
-from time import perf_counter
+from time import process_time
 
 import torch
 from torch import Tensor, nn
@@ -84,11 +84,11 @@ def row(name: str, b: int, d: int, T: int, seconds: float) -> dict:
         with Work() as work:
             way()
         counts[method] = work
-    start = perf_counter()
+    start = process_time()
     for way in ways.values():
         way()
-    repeats = min(20, max(3, int(seconds / (perf_counter() - start))))
-    times = interleaved(ways, repeats)
+    repeats = min(20, max(3, int(seconds / (process_time() - start))))
+    times = interleaved(ways, repeats, clock=process_time)
     shapes, result = layers(name, d, T), {"net": name, "b": b, "width": d, "length": T}
     for method, m in METHODS.items():
         group = b if m == 0 else m
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("sweeps", nargs="*", default=list(SWEEPS))
     parser.add_argument("--seconds", type=float, default=5)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # the time of a processor is that of one thread then
     result = records.load("bench_growth", missing={})  # sweeps not run now stay as they were
     for sweep in args.sweeps:
         rows = []

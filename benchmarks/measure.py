@@ -40,9 +40,12 @@ def machine() -> dict[str, object]:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]], repeats: int, slow: Mapping[str, int] | None = None
+    ways: Mapping[str, Callable[[], object]],
+    repeats: int,
+    slow: Mapping[str, int] | None = None,
+    clock: Callable[[], float] = perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each way. `slow`: fewer repeats for those named.
+    """Median seconds of each way, by that clock. `slow`: fewer repeats for those named.
 
     The ways take turns, in an order that is drawn anew each time: what ran before (and left the
     allocator and the caches in some state) must not favour one of them.
@@ -54,12 +57,12 @@ def interleaved(
         rng.shuffle(order)
         for name in order:
             if turn < limits[name]:
-                start = perf_counter()
+                start = clock()
                 ways[name]()
                 if device().type == "cuda":
                     torch.cuda.synchronize()
                 if turn >= 0:
-                    times[name].append(perf_counter() - start)
+                    times[name].append(clock() - start)
     return {name: median(t) for name, t in times.items()}
 
 
