@@ -101,6 +101,7 @@ bench: $(VENV)/installed  ## speed, as ratios against named peers; all but the f
 	$(PY) -m benchmarks.bench_grid
 	$(PY) -m benchmarks.bench_sam
 	$(PY) -m benchmarks.bench_msam
+	$(PY) -m benchmarks.bench_growth
 	$(PY) -m benchmarks.bench_epoch $(if $(shell command -v nvidia-smi),,--width 8 --images 1280)
 
 # torch comes from pip's default index: on Linux that is a CUDA build; install a CPU build into

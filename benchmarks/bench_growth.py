@@ -119,7 +119,7 @@ def main() -> None:
                 ratios = {m: round(rows[-1][m]["ms"] / sgd, 2) for m in METHODS}
                 print(sweep, name, b, d, T, f"{sgd:.2f} ms", ratios, flush=True)
         result[sweep] = {"machine": machine(), "rows": rows}
-    records.save("bench_growth", result)
+        records.save("bench_growth", result)
 
 
 if __name__ == "__main__":

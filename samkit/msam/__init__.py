@@ -5,8 +5,8 @@ r"""m-SAM: every group of m examples looks from its own perturbed weights.
 `msam_grad` computes the gradient of L_m with every delta_G held constant. `loop.py` is the
 definition, `ghost.py` the same numbers without a loop over groups, `layers.py` its rule for each
 layer, `attention.py` torch's attention out of such layers, `cost.py` the counting behind each
-layer's form, `check.py` the comparison of the two by value, `plan.py` when it is made and which of
-them is faster.
+layer's form, `price.py` what a whole step multiplies and holds, `check.py` the comparison of the
+two by value, `plan.py` when it is made and which of them is faster.
 """
 
 from __future__ import annotations
