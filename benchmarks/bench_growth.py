@@ -1,6 +1,6 @@
 """How the cost of a step grows with the batch, the width and the length of the sequences.
 
-    python -m benchmarks.bench_growth [batch] [width] [length] [--seconds 5]
+    python -m benchmarks.bench_growth [batch] [width] [length] [--seconds 3]
 
 SGD, SAM, and m-SAM with m = 1 and 8 on the fast path take turns, on an MLP and a small GPT. Each
 row gets about so many seconds. Beside medians of processor time, in one thread, it has what
@@ -106,7 +106,7 @@ def row(name: str, b: int, d: int, T: int, seconds: float) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sweeps", nargs="*", default=list(SWEEPS))
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=float, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the time of a processor is that of one thread then
     result = records.load("bench_growth", missing={})  # sweeps not run now stay as they were
