@@ -211,7 +211,7 @@ export function decode(figure, text) {
 /**
  * One control. A range has min, max, and either `steps` between them (evenly, or evenly in the
  * logarithm with log: true), or whole: true for whole numbers; or `stops`, the values themselves
- * from left to right. show: (value, state) -> text. A choice has options.
+ * from left to right. show: (value, state) -> text. A choice has options, texts without commas or colons.
  */
 function control(c, id, changed) {
   const row = element("div", { class: "samkit-control" });
