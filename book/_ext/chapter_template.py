@@ -110,7 +110,9 @@ def following_caption(cell: nodes.Node) -> list[nodes.Node]:
 
 
 def words_of(caption: nodes.Node) -> list[nodes.Node]:
-    return [part for paragraph in caption.children for part in paragraph.children]
+    """In one element of text, outside of which Sphinx takes a link for that of a picture."""
+    parts = [part for paragraph in caption.children for part in paragraph.children]
+    return [nodes.inline("", "", *parts)]
 
 
 def setup(app):
