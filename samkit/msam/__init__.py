@@ -80,7 +80,8 @@ def msam_grad(
         model: called as `model(inputs)`, with `*inputs` for a tuple or list, with `**inputs` for a
             mapping. Parameters with requires_grad False neither move nor get a gradient.
         loss_fn: loss_fn(model output, targets) -> one loss per example, shape (b,).
-        inputs, targets: tensors (b, ...), or tuples, lists or mappings of them.
+        inputs, targets: tensors (b, ...), or tuples, lists or mappings of them. What is no tensor
+            is given to every group as it is.
         rho: the radius of the perturbation, in the units of the weights, at least 0.
         m: the size of a group, 1 <= m <= b; None for the whole batch (SAM as usually run).
         normalize: whether delta_G has length rho or rho times the gradient's.
@@ -108,8 +109,8 @@ def msam_grad(
 
     Raises:
         ValueError: rho, m, weight_decay, method, or the shapes of inputs, targets or losses do not
-            fit; inputs that cannot be cut into groups; no parameter gets a gradient; checkpointing
-            with use_reentrant=True.
+            fit; inputs that cannot be cut into groups, such as a list of names; no parameter gets
+            a gradient; checkpointing with use_reentrant=True.
         Undefined: BatchNorm in train mode and m < b (method "loop" allows it: each group is then
             normalized by its own statistics).
         Unsupported: method "ghost", and the model is one that only the loop is right for. Any
@@ -129,6 +130,8 @@ def msam_grad(
     params = [p for p in model.parameters() if p.requires_grad]
     m = len(batch) if m is None else _integer(m)
     _check(rho, m, len(batch), weight_decay, method, model, params)
+    if m < len(batch):
+        batch.require_tensors()
     paths = Paths(
         model,
         loss_fn,

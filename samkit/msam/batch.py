@@ -36,6 +36,17 @@ def leaves(x: Any) -> list[Tensor]:
     return [x] if isinstance(x, Tensor) else []
 
 
+def _others(x: Any) -> Iterator[Any]:
+    """What is no tensor in x: arrays, and lists or tuples that hold no tensor."""
+    if isinstance(x, Mapping | list | tuple):
+        if not isinstance(x, Mapping) and not leaves(x):
+            yield x
+        for v in x.values() if isinstance(x, Mapping) else x:
+            yield from _others(v)
+    elif not isinstance(x, Tensor | str):
+        yield x
+
+
 @dataclass(frozen=True)
 class Batch:
     """Inputs and targets of b examples: tensors (b, ...), or tuples, lists, mappings of them."""
@@ -57,6 +68,15 @@ class Batch:
                 f"and as many in each; here the lengths are {sorted(sizes)}. A list or tuple is "
                 "taken as several inputs, not as several examples: stack these into one tensor"
             )
+
+    def require_tensors(self) -> None:
+        """ValueError if something else than a tensor has a part for each example, too."""
+        for x in _others((self.inputs, self.targets)):
+            if hasattr(x, "__len__") and len(x) == len(self):
+                raise ValueError(
+                    f"the batch has a {type(x).__name__} of {len(x)} entries, as many as examples, "
+                    "which is not cut into groups: make a tensor of it, or leave it out"
+                )
 
     def __len__(self) -> int:
         return leaves(self.inputs)[0].size(0)

@@ -38,7 +38,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -160,6 +160,10 @@ class _Check:
         self.two = self.rows(sorted(order[:2]))
         #: those of m examples; a smaller one, the last of the batch, is done alone
         self.order = [group for group in order if (group + 1) * m <= len(batch)]
+        #: hooks may keep what they see, and what vmap shows them is of no use outside of it
+        self.hooked = any(
+            module._forward_hooks or module._forward_pre_hooks for module in paths.model.modules()
+        )
         eps = precision(batch, paths.params)
         half = eps > 1e-4
         self.tolerance, self.fine, self.nearby = (
@@ -276,10 +280,12 @@ class _Check:
         attributes = [(vars(module), {**vars(module)}) for module in self.paths.model.modules()]
         G = len(tree_leaves(of_groups)[0])
         try:
-            # of fused attention, as of other functions that it warns of, vmap makes a loop
-            with warnings.catch_warnings(action="ignore"), sdpa_kernel(SDPBackend.MATH):
-                return vmap(f, randomness="same")(*of_groups), [*range(G)]
-        except Exception:  # each module may break vmap in a way of its own
+            if not self.hooked:
+                # each module may break vmap in a way of its own; of what it warns of, such as fused
+                # attention, it makes a loop
+                with suppress(Exception), warnings.catch_warnings(action="ignore"):
+                    with sdpa_kernel(SDPBackend.MATH):
+                        return vmap(f, randomness="same")(*of_groups), [*range(G)]
             some = G if self.level == 2 else math.isqrt(G - 1) + 1
             which = random.Random(self.seed).sample(range(G), some)  # the same ones when repeated
             found = [f(*tree_map(lambda t, k=k: t[k], of_groups)) for k in which]
