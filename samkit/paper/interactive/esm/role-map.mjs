@@ -45,7 +45,7 @@ export function compute({ m, radius }) {
 }
 
 const colorOf = (m) => COLORS[m === BATCH ? "n-SAM" : m === 1 ? "1-SAM" : "m-SAM"];
-const layout = (width) => ({ left: 44, top: 28, right: width - 68, bottom: 28 + (width > 540 ? 210 : 200) });
+const layout = (width) => ({ left: 44, top: 28, right: width - 68, bottom: 28 + (width > 540 ? 190 : 180) });
 const TOP = 36; // percent, what is above is drawn there
 const BESIDE = { 4: [8, 4], 16: [8, 0], 64: [7, 13] }; // of the label, from the end of the curve
 
@@ -53,9 +53,9 @@ const figure = {
   name: "role-map",
   title: "A small group, or a longer radius?",
   controls: [
-    { name: "m", label: "m: how many examples share a step uphill", kind: "range", stops: STOPS, value: 16, show: (m) => `m = ${m}` },
+    { name: "m", label: "m: examples that share a step", kind: "range", stops: STOPS, value: 16, show: (m) => `m = ${m}` },
     {
-      name: "radius", label: "radius ρ: the chosen one, or the next", kind: "range", stops: [-1, 0, 1], value: 0,
+      name: "radius", label: "radius ρ: three were tried", kind: "range", stops: [-1, 0, 1], value: 0,
       show: (_, state) => `ρ = ${num(compute(state).here.rho)}`,
     },
   ],
@@ -83,7 +83,7 @@ const figure = {
     body += path([[box.left, level], [box.right, level]], { stroke: "currentColor", "stroke-dasharray": "3 3", "stroke-width": 1.5 });
     for (const m of STOPS) {
       const now = m === state.m;
-      const opacity = now ? 1 : m === BATCH ? 0.8 : 0.25; // the others stay behind these two
+      const opacity = now ? 1 : m === BATCH ? 0.8 : 0.4; // the others stay behind these two
       const cells = ofSize(m);
       body += path(cells.map((cell) => [plane.x(cell.rho), y(cell.tuned)]), { stroke: colorOf(m), "stroke-width": opacity > 0.5 ? 3 : 1.5, "stroke-opacity": opacity });
       for (const cell of cells) {
