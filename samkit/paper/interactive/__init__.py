@@ -11,6 +11,7 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 ``bowls``            four losses: own worst points nearby against a common one
 ``shrinkage``        where m-SAM shrinks alpha: on the support, or everywhere
 ``role-map``         recorded runs: the error over the radius, for every m
+``radius``           recorded runs: five ways to perturb over the radius, and what each gains
 ``labels``           recorded runs: right and wrong labels over the epochs
 ``diagonal-lab``     sparse regression in 10,001 steps, the theorem checked, the rule broken
 ``entropy``          the hyperbolic entropy of two coefficients, and the solution that has least
@@ -47,6 +48,7 @@ NAMES = (
     "bowls",
     "shrinkage",
     "role-map",
+    "radius",
     "labels",
     "diagonal-lab",
     "entropy",

@@ -80,3 +80,30 @@ def test_the_price_of_a_step(network, net):
         shown = outside.computed("price", {"network": network, "m": m})["result"]["here"]
         for way in ("loop", "ghost", "auto"):
             assert shown[way] == pytest.approx(rows[m][f"{way} / sgd"], abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    "method, name, task",
+    [
+        ("random", "random", "mnist1d-random"),
+        ("n-SAM previous", "n-SAM, previous batch", "mnist1d"),
+        ("128-SAM", "128-SAM", "mnist1d"),
+    ],
+)
+def test_the_radius_and_the_gain_of_a_way_to_perturb(method, name, task):
+    rate, rho = protocol.chosen(task, name)
+    found = outside.computed("radius", {"method": method, "rho": rho})
+    here = found["result"]["here"]
+    assert here["tuned"] == pytest.approx(protocol.tuned(task, name)[rate, rho], abs=1e-6)
+    differences = protocol.errors("mnist1d", "ERM") - protocol.errors(task, name)
+    assert here["gain"] == pytest.approx(frame.interval(differences), abs=1e-6)
+    if method != "128-SAM":
+        sam = protocol.errors("mnist1d", "ERM") - protocol.errors("mnist1d", "128-SAM")
+        share = differences.mean() / sam.mean()
+        assert f"That is {100 * share:.0f} % of what SAM gains" in found["tell"]
+
+
+def test_the_nearest_radius_that_was_run_is_shown():
+    found = outside.computed("radius", {"method": "random", "rho": 0.3})
+    assert found["result"]["here"]["rho"] == 0.7
+    assert "the nearest that was run" in found["tell"]

@@ -1,0 +1,22 @@
+// Written by `python -m tools.interactive write` from the runs of Figure 1, by the protocol.
+export const runs = [
+  {"method": "ERM", "rho": 0.0, "tuned": 0.2847},
+  {"method": "random", "rho": 0.7, "tuned": 0.278},
+  {"method": "random", "rho": 1.4, "tuned": 0.2958},
+  {"method": "random", "rho": 2.8, "tuned": 0.2721},
+  {"method": "random", "rho": 5.6, "tuned": 0.2682, "gain": [0.013555, 0.020409]},
+  {"method": "random", "rho": 11.2, "tuned": 0.3099},
+  {"method": "random", "rho": 22.4, "tuned": 0.6814},
+  {"method": "n-SAM previous", "rho": 0.2, "tuned": 0.2739},
+  {"method": "n-SAM previous", "rho": 0.45, "tuned": 0.2664, "gain": [0.014134, 0.023862]},
+  {"method": "n-SAM previous", "rho": 1.0, "tuned": 0.4205},
+  {"method": "n-SAM", "rho": 0.2, "tuned": 0.2678},
+  {"method": "n-SAM", "rho": 0.45, "tuned": 0.2542, "gain": [0.01192, 0.026164]},
+  {"method": "n-SAM", "rho": 1.0, "tuned": 0.2681},
+  {"method": "128-SAM", "rho": 0.15, "tuned": 0.2702},
+  {"method": "128-SAM", "rho": 0.3, "tuned": 0.2568, "gain": [0.025744, 0.0403]},
+  {"method": "128-SAM", "rho": 0.6, "tuned": 0.277},
+  {"method": "16-SAM", "rho": 0.1, "tuned": 0.2561},
+  {"method": "16-SAM", "rho": 0.2, "tuned": 0.2431, "gain": [0.040456, 0.050764]},
+  {"method": "16-SAM", "rho": 0.4, "tuned": 0.3004},
+];
