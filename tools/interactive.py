@@ -151,6 +151,37 @@ def radius_data() -> str:
     return _data_module(cells, "the runs of Figure 1, by the protocol")
 
 
+def switches_data() -> str:
+    """By how much the gain over ERM grows when a part of SAM is switched off: intervals by seed.
+
+    "ten" over the ten seeds, "sixty" over the second stage's where it has them, and the "gain".
+    """
+    from samkit.paper import protocol  # imports torch
+    from samkit.paper.experiments.frame import interval
+
+    ways = {
+        "unnormalized": ("mnist1d-unnormalized", "128-SAM, unnormalized", "as good"),
+        "3 ascent steps": ("mnist1d", "128-SAM, 3 steps", "no better"),
+        "10 ascent steps": ("mnist1d", "128-SAM, 10 steps", "no better"),
+        "softplus": ("mnist1d", "128-SAM, softplus", "as good"),
+        "previous batch": ("mnist1d", "n-SAM, previous batch", "lost"),
+        "independent batch": ("mnist1d", "n-SAM", "lost"),
+        "step size only": ("mnist1d-step-size", "128-SAM, step size only", "lost"),
+    }
+    sam = protocol.errors("mnist1d", "ERM") - protocol.errors("mnist1d", "128-SAM")
+    runs: list[dict[str, Any]] = [{"switch": "SAM as it is", "gain": sam.mean().round(6)}]
+    for name, (task, method, expected) in ways.items():
+        erm = "ERM, softplus" if name == "softplus" else "ERM"
+        gain = protocol.errors("mnist1d", erm) - protocol.errors(task, method)
+        run = {"switch": name, "expected": expected, "gain": gain.mean().round(6)}
+        found = {"ten": gain - sam}
+        if protocol.seeds_of(task, method, second=True):
+            of_sam = protocol.errors("mnist1d", "128-SAM", second=True)
+            found["sixty"] = of_sam - protocol.errors(task, method, second=True)
+        runs.append(run | {n: [round(e, 6) for e in interval(f)] for n, f in found.items()})
+    return _data_module(runs, "the runs of chapter 12, by the protocol")
+
+
 def labels_data() -> str:
     """Means over the judged seeds of Figure 12: errors on right and wrong labels by epoch."""
     from samkit.paper import protocol  # imports torch
@@ -229,6 +260,7 @@ RECORDED = {
     "switch-data": switch_data,
     "role-data": role_data,
     "radius-data": radius_data,
+    "switches-data": switches_data,
     "labels-data": labels_data,
     "gain-data": gain_data,
     "price-data": price_data,

@@ -12,6 +12,7 @@ them in a page. pictures/ holds each figure in its first state, for pages withou
 ``shrinkage``        where m-SAM shrinks alpha: on the support, or everywhere
 ``role-map``         recorded runs: the error over the radius, for every m
 ``radius``           recorded runs: five ways to perturb over the radius, and what each gains
+``switches``         recorded runs: what is lost of SAM's gain when one part is switched off
 ``labels``           recorded runs: right and wrong labels over the epochs
 ``diagonal-lab``     sparse regression in 10,001 steps, the theorem checked, the rule broken
 ``entropy``          the hyperbolic entropy of two coefficients, and the solution that has least
@@ -49,6 +50,7 @@ NAMES = (
     "shrinkage",
     "role-map",
     "radius",
+    "switches",
     "labels",
     "diagonal-lab",
     "entropy",

@@ -107,3 +107,34 @@ def test_the_nearest_radius_that_was_run_is_shown():
     found = outside.computed("radius", {"method": "random", "rho": 0.3})
     assert found["result"]["here"]["rho"] == 0.7
     assert "the nearest that was run" in found["tell"]
+
+
+def test_a_switch_changes_the_gain_by_what_the_seeds_say():
+    sam = protocol.errors("mnist1d", "128-SAM")
+    ten = outside.computed("switches", {"at": 0})["result"]["shown"]
+    change = sam - protocol.errors("mnist1d-unnormalized", "128-SAM, unnormalized")
+    assert ten[0]["change"] == pytest.approx(frame.interval(change), abs=1e-6)
+    smooth = protocol.errors("mnist1d", "ERM, softplus") - protocol.errors(
+        "mnist1d", "128-SAM, softplus"
+    )
+    change = smooth - (protocol.errors("mnist1d", "ERM") - sam)
+    assert ten[3]["change"] == pytest.approx(frame.interval(change), abs=1e-6)
+    sixty = outside.computed("switches", {"at": 5, "seeds": "sixty new seeds"})["result"]
+    lead = protocol.gain("mnist1d", "128-SAM", "n-SAM", second=True)
+    assert sixty["here"]["change"] == pytest.approx(lead, abs=1e-6)
+    assert [one["many"] for one in sixty["shown"]].count("sixty") == 2
+
+
+@pytest.mark.parametrize(
+    "ends, words",
+    [
+        ((-0.009, 0.009), "no difference that counts"),
+        ((-0.03, -0.011), "a loss that counts"),
+        ((0.011, 0.03), "a gain that counts"),
+        ((-0.03, -0.001), "a loss, and it is open whether it counts"),
+        ((0.001, 0.03), "a gain, and it is open whether it counts"),
+        ((-0.03, 0.001), "not decided"),
+    ],
+)
+def test_the_verdict_on_a_switch_is_that_of_its_interval(ends, words):
+    assert outside.run("switches", "verdict", ends) == words
