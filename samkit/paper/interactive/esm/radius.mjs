@@ -81,7 +81,7 @@ const figure = {
     body += path([[right.x(1), bars.top], [right.x(1), bars.bottom]], { stroke: "currentColor", "stroke-dasharray": "2 3", "stroke-width": 1 });
     METHODS.forEach((method, k) => {
       const now = method === state.method;
-      const opacity = now ? 1 : method === "128-SAM" ? 0.8 : 0.4; // what is shown, and SAM, stand before the others
+      const opacity = now ? 1 : method === "128-SAM" ? 0.9 : 0.65; // what is shown, and SAM, stand before the others
       const style = look(method, { "stroke-opacity": opacity, "stroke-width": now ? 3 : 1.8 });
       body += path(ofMethod(method).map((run) => [left.x(run.rho), y(run.tuned)]), style);
       for (const run of ofMethod(method))

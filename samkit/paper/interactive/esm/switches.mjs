@@ -75,7 +75,7 @@ const figure = {
     body += label(x(-SAM.gain), box.top - 8, "ERM", { "text-anchor": "middle", "font-size": 12 });
     shown.forEach(({ switch: name, change }, k) => {
       const now = k === state.at;
-      const [y, fill, opacity] = [box.top + ROW * (k + 0.5), colorOf(name), now ? 1 : 0.55];
+      const [y, fill, opacity] = [box.top + ROW * (k + 0.5), colorOf(name), now ? 1 : 0.75];
       const [cx, ends] = [x((change[0] + change[1]) / 2), change.map((end) => [x(end), y])];
       let bar = path(ends, { stroke: fill, "stroke-width": now ? 4 : 2.5, "stroke-opacity": opacity });
       bar += tag("circle", { cx, cy: y, r: 5, fill, "fill-opacity": opacity });
