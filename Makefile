@@ -12,7 +12,7 @@ RESULTS := $(filter-out results/mutants.json, $(wildcard results/*.json*))
 COLAB_PYTHON ?= python3.13
 COLAB_PACKAGES ?= tests/colab/packages.txt
 
-.PHONY: help book gate serve test more quick lint unit coverage notebooks colab pages archive mutants rerun core links bench clean
+.PHONY: help book gate serve test nbval more quick lint unit coverage notebooks colab pages archive mutants rerun core links bench clean
 .NOTPARALLEL:  # two targets may want to execute the same chapter
 
 help:  ## what can be made
@@ -28,7 +28,9 @@ gate: book  ## nothing is wrong with the built pages: they may be published
 serve: book  ## show the built book at http://127.0.0.1:8000
 	$(PY) -m tools.book serve
 
-test: lint unit $(STAMPS)/nbval pages  ## everything that must pass
+test: lint unit pages  ## what must pass before a commit
+
+nbval: $(STAMPS)/nbval  ## every notebook runs, and its reference outputs hold
 
 more: book  ## what takes longer: searches for faults, SAM in the frameworks it is used in, Colab, Firefox
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[firefox,frameworks]'
@@ -61,7 +63,6 @@ coverage: $(VENV)/installed  ## the share of samkit's lines and branches that th
 	$(PY) -m pytest tests --ignore tests/book --ignore tests/tools --ignore tests/paper/interactive/test_browser.py -n 2 --cov --cov-report= --cov-fail-under=0
 	NUMBA_DISABLE_JIT=1 $(PY) -m pytest tests/diagonal/test_dynamics.py tests/training/test_relu1d.py -k kernel --cov --cov-append
 
-# Every notebook runs, and its reference outputs hold.
 $(STAMPS)/nbval: $(VENV)/installed $(NOTEBOOKS) $(SAMKIT) $(RESULTS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n 2 --dist loadfile notebooks
 	mkdir -p $(STAMPS) && touch $@

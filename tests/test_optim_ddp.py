@@ -210,6 +210,7 @@ def sharded(tmp_path_factory):
     return spawned(sharded_rank, tmp_path_factory.mktemp("shards"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["DDP", "FSDP2"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_sharded_weights_are_stepped_like_whole_ones(sharded, how, name):

@@ -136,13 +136,16 @@ def test_a_workflow_calls_what_is_here(workflow):
 
 def test_the_promises_are_kept_by_workflows():
     commands = {path.stem: runs(path) for path in WORKFLOWS}
-    order = [commands["tests"].index(f"make {target}") for target in ("book", "test", "gate")]
+    order = [
+        commands["tests"].index(f"make {target}") for target in ("book", "test", "nbval", "gate")
+    ]
     assert order == sorted(order)
     assert {"make links", "make CONSTRAINTS= test", "make test"} <= set(commands["weekly"])
     jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
     release = commands["release"]
-    assert release[:4] == ["make book", "make test", "make gate", "make archive"]
-    assert "dist/samkit-${TAG#v}.zip" in release[4]
+    promised = ["book", "test", "nbval", "gate", "archive"]
+    assert release[:5] == [f"make {target}" for target in promised]
+    assert "dist/samkit-${TAG#v}.zip" in release[5]
     assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
     assert re.search(
         r"make COLAB_PACKAGES=https://\S+ colab\n", "\n".join(commands["weekly"]) + "\n"

@@ -3,7 +3,7 @@
 The notebooks are for Jupyter and Colab, and for nbval. They are generated, never edited: where they
 open and what they belong to, a cell that installs samkit in Colab, then the chapter in plain
 Markdown, with stable cell ids and no outputs except those of cells tagged `nbval-check-output`,
-which nbval compares on every test run.
+which `make nbval` compares.
 """
 
 from __future__ import annotations

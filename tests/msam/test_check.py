@@ -201,6 +201,7 @@ def coupled(pairs: Callable[[], tuple[Tensor, Tensor]]) -> nn.Module:
     return two(how)()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("b", "m"), [(128, 1), (128, 2), (128, 8), (35, 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_two_dependent_examples_are_never_missed_at_first(b, m, dtype):

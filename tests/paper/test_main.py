@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from samkit.paper import experiments, records
+from samkit.paper import command_line, experiments, records
 from samkit.paper.command_line import main
 from samkit.paper.experiments import classify, fig01_perturbations, fig07_relu_network, sweep
 
@@ -81,6 +81,7 @@ def test_all_are_those_experiments_that_have_such_runs(monkeypatch, capsys):
     monkeypatch.setattr(
         sweep, "sweep", lambda name, *_, **__: done.append(name) or sweep.Outcome(1)
     )
+    monkeypatch.setattr(command_line, "load", lambda source: None)  # as if the data were there
     assert main(["run", "all", "--scale", "paper", "--cpu", "--data", "cifar100"]) == 0
     assert "fig01_perturbations" in done and "fig07_relu_network" not in done
     done.clear()

@@ -410,6 +410,11 @@ def test_changed_or_killed_anywhere_and_started_again_it_builds_the_same_book(pr
     assert built() == changed
 
 
+def heeds_ctrl_c():
+    """Where a shell has started the tests in the background, what they start would not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interruption_of_two_chapters_ends_in_seconds_and_keeps_what_is_done(project):
     """No kernel is left, and no traceback; what had been executed is not executed again."""
     slow = PAGE.replace("CODE", "import time; time.sleep(600)") + 50 * "word "
@@ -420,9 +425,8 @@ def test_an_interruption_of_two_chapters_ends_in_seconds_and_keeps_what_is_done(
         "format: jb-book\nroot: book/index\nparts: [{chapters: [{file: book/01-page}, "
         "{file: book/02-slow}, {file: book/03-slow}]}]\n"
     )
-    with subprocess.Popen(
-        BUILD, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(BUILD, cwd=project, preexec_fn=heeds_ctrl_c, **pipes) as process:
         for moment in ("01-page: cell 1/1", "03-slow: executing"):
             assert any(moment in line for line in process.stdout)
         parent = psutil.Process(process.pid)

@@ -61,7 +61,7 @@ def test_runs_are_picked_by_their_description(capsys):
     assert len(experiments.recorded(NAME, "ci")) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_repeats_bit_for_bit():
     run(seeds=(1,))
     first = experiments.recorded(NAME, "ci")
