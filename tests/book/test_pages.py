@@ -422,7 +422,7 @@ def test_the_ledger_shows_the_verdicts_that_the_chapters_reported(chromium, site
     cell = row.get_by_role("link", name="a cell of 01-sparse-regression")
     assert cell.get_attribute("href").endswith("01-sparse-regression.html#checked-fig06-digits")
     recorded = tab.locator("[id='claim-fig12-mnist1d-rise']")
-    assert "small_networks-laptop.jsonl, 12 seeds" in recorded.text_content()
+    assert "small_networks-laptop.jsonl, 102 seeds" in recorded.text_content()
     tab.close()
 
 
