@@ -156,9 +156,8 @@ class InFirefox:
             self.driver.switch_to_frame()
 
     def _run(self, function: str):
-        script = (
-            f"({function})().then((value) => arguments[0]([value]), (e) => arguments[0](`${{e}}`))"
-        )
+        called = f"(async () => ({function})())()"
+        script = f"{called}.then((value) => arguments[0]([value]), (e) => arguments[0](`${{e}}`))"
         answer = self.driver.execute_async_script(script)
         if isinstance(answer, str):
             raise RuntimeError(answer)
