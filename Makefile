@@ -37,7 +37,7 @@ more: book  ## what takes longer: searches for faults, SAM in the frameworks it 
 	$(PY) -m tools.browser firefox
 	$(PY) -m pytest tests -m long -n 3
 
-quick: $(VENV)/installed  ## lint, types and nine tenths of the tests of samkit, in a minute
+quick: $(VENV)/installed  ## lint, types and nine tenths of the tests of samkit, in two minutes
 	$(VENV)/bin/ruff check --quiet .
 	$(VENV)/bin/ruff format --quiet --check .
 	$(VENV)/bin/mypy

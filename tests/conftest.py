@@ -24,5 +24,6 @@ def pytest_generate_tests(metafunc):
 def nothing_was_compiled():
     """In a process that has compiled something each new SAM searches among all objects."""
     yield
-    if dynamo := sys.modules.get("torch._dynamo.utils"):
-        dynamo.counters.clear()
+    if (dynamo := sys.modules.get("torch._dynamo")) and dynamo.utils.counters:
+        dynamo.reset()  # what is compiled next counts, even if it is the same
+        dynamo.utils.counters.clear()
